@@ -1,4 +1,4 @@
-"""The application: the page, the routes of the model that is served, and the errors in words."""
+"""The application: the page, the routes of the served model, and the error responses."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -58,7 +58,7 @@ class NextToken(Sampling):
 
 
 def build_app(served: Served, worker: Worker, names: tuple[str, ...] = (), limits: Limits | None = None) -> FastAPI:
-    """The application for a model. names: host names that the server answers to, beside localhost and addresses."""
+    """The application for a model. names: host names that the server accepts besides localhost and IP addresses."""
     limits = limits or Limits()
     about: dict[str, Any] = {"name": served.name, "kind": served.kind, "version": finetune.__version__}
     closing: list[Callable[[], None]] = []

@@ -1,4 +1,4 @@
-"""A classifier behind the server: predictions in batches, what moved them, and the nearest training rows."""
+"""A classifier behind the server: predictions in batches, their explanations, and the nearest training rows."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -18,15 +18,15 @@ from finetune.tasks.classify.bundle import Bundle, bundle_directory, open_bundle
 from finetune.tasks.classify.data import LabelledRow
 from finetune.tasks.classify.predictor import ManyLabels, Predictor
 
-BATCH_TEXTS = 256  # of requests that arrive together
-TABLE_TEXTS = 64  # of a table at a time, between which other requests are answered
-INDEXED = 8  # training rows that are read at a time, likewise
+BATCH_TEXTS = 256  # maximum texts in a batch of requests
+TABLE_TEXTS = 64  # texts of a table per batch; other requests are answered between batches
+INDEXED = 8  # training rows read per batch, likewise
 NEIGHBOURS = 3
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the bundle says of a text."""
+    """The bundle's prediction for a text."""
 
     label: str
     probability: float
@@ -36,17 +36,17 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Evidence on a prediction. tokens: each with the change of the log-odds when it is hidden."""
+    """Evidence on a prediction. tokens: each with the change in log-odds when it is hidden."""
 
     label: str
-    against: str  # the label next to it in probability
+    against: str  # the second most probable label
     tokens: list[tuple[str, float]]
     neighbours: list[dict[str, Any]]
     notes: list[str]
 
 
 class Classifier:
-    """The bundle, and the work that the model's thread does with it."""
+    """The bundle, and the work of the model's thread on it."""
 
     def __init__(self, directory: Path, worker: Worker):
         self.bundle = open_bundle(directory)
@@ -63,9 +63,9 @@ class Classifier:
         return self.bundle.labels
 
     def for_tables(self, advance: Callable[[int], None]) -> Predictor:
-        """The predictor for a thread of its own, whose texts wait behind the requests of others.
+        """The predictor for a separate thread, with lower priority than requests.
 
-        advance: called with the number of texts after each batch; what it raises ends the prediction.
+        advance: called with the number of texts after each batch; an exception from it ends the prediction.
         """
         return cast(Predictor, _InTurn(self.bundle, self.worker, self.predict_work, advance))
 
@@ -133,7 +133,7 @@ def read_ids(bundle: Bundle, text: str) -> list[list[int]]:
 
 
 class _InTurn:
-    """A predictor, but its logits are computed a few texts at a time, when no other request is waiting."""
+    """A predictor that computes logits for a few texts at a time, when no other request is waiting."""
 
     def __init__(
         self, predictor: Predictor, worker: Worker, work: Work[list[str], np.ndarray], advance: Callable[[int], None]
@@ -154,7 +154,7 @@ class _InTurn:
 
 
 class TrainingRows:
-    """The hidden states of a sample of the run's training rows, read in the background while nobody is waiting."""
+    """The hidden states of a sample of the run's training rows, computed in the background while no request is waiting."""
 
     def __init__(self, classifier: Classifier):
         self.rows: Sequence[LabelledRow] = []

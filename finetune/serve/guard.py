@@ -1,7 +1,7 @@
-"""Who may call the server, and how much it reads: a middleware in front of every route.
+"""A middleware in front of every route that checks the origin and limits the size of requests.
 
 A page of another site can make a browser send requests to this machine. Two checks refuse them: the Host header must
-be an address or a name of this server, which defeats DNS rebinding, and Origin or Sec-Fetch-Site must be its own.
+be an IP address or a name of this server, which defeats DNS rebinding, and Origin or Sec-Fetch-Site must be its own.
 """
 
 import asyncio
@@ -17,8 +17,8 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-UPLOAD = "/tables"  # whose body its route reads piece by piece
-BODY_SECONDS = 30.0  # for the body of a request
+UPLOAD = "/tables"  # its route streams the body
+BODY_SECONDS = 30.0  # timeout for the body of a request
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -35,7 +35,7 @@ HEADERS = {
 
 
 class Guard:
-    """The middleware. names: the host names that the server answers to, beside localhost and any address."""
+    """The middleware. names: the host names that the server accepts besides localhost and any IP address."""
 
     def __init__(self, app: Any, names: tuple[str, ...], limits: Limits):
         self.app, self.limits = app, limits
@@ -65,7 +65,7 @@ class Guard:
         await self.app(scope, receive, send_safely)
 
     def check(self, method: str, path: str, headers: dict[str, str]) -> None:
-        """Raise Problem for a request that is refused for where it comes from."""
+        """Raise Problem for a request from a refused origin."""
         host = headers.get("host", "")
         if not self._is_own(host):
             raise Problem(
@@ -79,7 +79,7 @@ class Guard:
             raise Problem(403, "requests of other sites' pages are refused")
 
     def _is_own(self, host: str) -> bool:
-        """Whether a Host header is an address, which DNS cannot rebind, or a known name."""
+        """Whether a Host header is an IP address, which DNS cannot rebind, or a known name."""
         name = host[: host.rfind("]") + 1] if host.startswith("[") else host.partition(":")[0]
         if name.lower().rstrip(".") in self.names:
             return True
@@ -90,7 +90,7 @@ class Guard:
         return True
 
     async def _body(self, receive: Receive, length: str) -> bytes:
-        """The whole body. length: what the header says. Raises Problem if it is too long, or does not arrive."""
+        """The whole body. length: from the header. Raises Problem if the body is too long, or does not arrive in time."""
         most, body = self.limits.body_bytes, bytearray()
         too_long = Problem(413, "the request is too long", known=f"{most:,} bytes at most")
         if length.isdecimal() and int(length) > most:
@@ -109,7 +109,7 @@ class Guard:
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """A ``receive`` that gives the body once, and then what the connection says."""
+    """A ``receive`` that returns the body once, and then the connection's own messages."""
     given = False
 
     async def replay() -> Message:

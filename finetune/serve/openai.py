@@ -1,6 +1,6 @@
 """The routes that OpenAI's clients call: /v1/models, /v1/completions and /v1/chat/completions, streaming or not.
 
-A continuation is that of ``finetune generate``, an answer that of ``finetune chat``; so are the defaults.
+Continuations and their defaults are those of ``finetune generate``, answers those of ``finetune chat``.
 """
 
 import secrets
@@ -23,8 +23,8 @@ from finetune.tasks.instruct.chat import FromFirstWord, prompt_of, remembers, st
 from finetune.tasks.instruct.records import Message
 from finetune.tasks.instruct.settings import Instruct
 
-NEW_TOKENS, WARM, TOP_K = 60, 0.8, 50  # of a continuation, as of finetune generate
-GREEDY = 0.0  # of an answer, as of finetune chat
+NEW_TOKENS, WARM, TOP_K = 60, 0.8, 50  # for a continuation, as in finetune generate
+GREEDY = 0.0  # for an answer, as in finetune chat
 MOST_STOPS, MOST_MESSAGES = 8, 200
 
 
@@ -52,7 +52,7 @@ class Sampling(Body):
     seed: Annotated[int, Field(ge=0, lt=2**62)] = 0
 
     def decoding(self, temperature: float, top_k: int | None, number: int = 0) -> Decoding:
-        """The settings, with the command's defaults where the request has none. number: of several texts."""
+        """The settings, with the command's defaults for missing ones. number: the text's, if there are several."""
         filtered = self.top_k is not None or self.top_p is not None or self.min_p is not None
         warm = temperature if self.temperature is None else self.temperature
         return Decoding(
@@ -67,7 +67,7 @@ class Sampling(Body):
 
 
 class Wanted(Sampling):
-    """What both kinds of completion share."""
+    """The fields that both kinds of completion share."""
 
     model: Annotated[str, Field(description="the name that /v1/models gives")]
     max_tokens: Annotated[int | None, Field(ge=1)] = None
@@ -114,14 +114,14 @@ class ChatRequest(Wanted):
 
 @dataclass(frozen=True)
 class Form:
-    """The names in OpenAI's JSON of one kind of completion."""
+    """The field names of one kind of completion in OpenAI's JSON."""
 
     prefix: str
     whole: str
     chunk: str
 
     def choice(self, index: int, text: str, reason: str | None, streamed: bool, first: bool = False) -> dict[str, Any]:
-        """A choice, or a piece of one."""
+        """A choice, or a chunk of one."""
         if self.prefix == "cmpl":
             return {"index": index, "text": text, "logprobs": None, "finish_reason": reason}
         message: dict[str, str] = {"role": "assistant"} if first or not streamed else {}
@@ -135,7 +135,7 @@ CHAT = Form("chatcmpl", "chat.completion", "chat.completion.chunk")
 
 
 class Completions:
-    """The texts of a request: what is written, and its JSON."""
+    """The texts generated for a request, and their JSON."""
 
     def __init__(self, name: str, form: Form, pieces: Pieces, prompt_tokens: int):
         self.form, self.pieces, self.prompt_tokens = form, pieces, prompt_tokens

@@ -1,4 +1,4 @@
-"""What a run, a bundle or a checkpoint can do behind the server."""
+"""Open a run, a bundle or a checkpoint for the server."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,10 +26,10 @@ SERVED = "classifiers, taggers, language models, instruct and seq2seq runs"
 
 @dataclass(frozen=True)
 class Served:
-    """A model that is ready: one of the four. instruct: how a run of that task writes its prompts."""
+    """A loaded model: one of the four kinds. instruct: the prompt settings of an instruct run."""
 
     name: str
-    directory: str  # as it was given
+    directory: str  # as given by the user
     classifier: Classifier | None = None
     tagger: TextTagger | None = None
     writer: Writer | None = None
@@ -38,7 +38,7 @@ class Served:
 
     @property
     def kind(self) -> str:
-        """What it is, in words."""
+        """The kind of model, in words."""
         if self.classifier:
             return "classifier"
         if self.tagger:
@@ -49,7 +49,7 @@ class Served:
 
 
 def open_model(given: str, worker: Worker) -> Served:
-    """Load what is served. Raises WeightsError or RunError for a directory without a model, or with another kind of one."""
+    """Load the model to serve. Raises WeightsError or RunError for a directory without a model of a supported kind."""
     path = Path(given).expanduser()
     name = path.resolve().name if path.is_dir() else given
     run = Run.at(path) if (path / "recipe.json").is_file() else None

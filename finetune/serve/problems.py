@@ -40,18 +40,18 @@ def body_of(status: int, message: str) -> dict[str, Any]:
 
 
 def response_to(status: int, message: str) -> JSONResponse:
-    """The response to a request that cannot be answered; a client may try again later after 429 and 503."""
+    """The response for an error; a client may retry later after 429 and 503."""
     headers = {"Retry-After": "1"} if status in (429, 503) else None
     return JSONResponse(body_of(status, message), status, headers)
 
 
 def status_of(error: Exception) -> int:
-    """The HTTP status that an exception means."""
+    """The HTTP status for an exception."""
     return error.status if isinstance(error, Problem) else 400 if isinstance(error, FinetuneError) else 500
 
 
 def message_of(error: Exception) -> str:
-    """What a client is told; of a bug not its details, which go to the terminal."""
+    """The message for the client; the details of a bug go only to the terminal."""
     if isinstance(error, FinetuneError):
         return str(error)
     warn(f"serve: {type(error).__name__}: {error}")
@@ -59,7 +59,7 @@ def message_of(error: Exception) -> str:
 
 
 def add_handlers(app: FastAPI) -> None:
-    """Answer every error in this form."""
+    """Send every error in this form."""
 
     async def of_exception(request: Request, error: Exception) -> JSONResponse:
         return response_to(status_of(error), message_of(error))

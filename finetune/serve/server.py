@@ -26,7 +26,7 @@ def serve(given: str, host: str, port: int) -> NoReturn:
 
     Raises RecipeError if it cannot listen there, WeightsError or RunError for a directory without a model.
     """
-    listening = listen(host, port)  # before the model is loaded, which takes longer
+    listening = listen(host, port)  # before the model is loaded, to fail early
     with listening:
         limits = Limits()
         worker = Worker(limits.waiting)
@@ -38,18 +38,18 @@ def serve(given: str, host: str, port: int) -> NoReturn:
         if not _is_local(host):
             say(f"note: everyone who reaches {host} can use it; there is no password", error=True)
         server = _Server(app, worker)
-        with suppress(KeyboardInterrupt):  # raised again by uvicorn once it has closed
+        with suppress(KeyboardInterrupt):  # raised again by uvicorn after closing
             server.run(sockets=[listening])
         worker.close()
     say(ENDED, error=True)
-    os._exit(INTERRUPTED)  # taking torch apart would take a second, and crash on a thread in the middle of a batch
+    os._exit(INTERRUPTED)  # unloading torch would take a second, and crash on a thread in the middle of a batch
 
 
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket. Raises RecipeError.
 
-    Its connections send at once (TCP_NODELAY): a response in two parts would else wait 40 ms for the client's delayed
-    acknowledgement of the first. asyncio sets this only on sockets that name their protocol.
+    Its connections send at once (TCP_NODELAY): otherwise a response in two parts would wait 40 ms for the client's
+    delayed acknowledgement of the first. asyncio sets this only on sockets with an explicit protocol.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
@@ -78,7 +78,7 @@ class _Server(uvicorn.Server):
         self.worker = worker
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """An interrupt: the lock that ``close`` takes is this thread's own, if it has it already."""
+        """Handle an interrupt. ``close`` cannot deadlock here: its lock is reentrant for this thread."""
         self.worker.close()
         super().handle_exit(sig, frame)
 

@@ -1,4 +1,4 @@
-"""A seq2seq run behind the server: targets of sources in batches, and where each target token looked."""
+"""A seq2seq run behind the server: targets of sources in batches, and the attention of each target token."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +22,7 @@ BATCH = 32  # sources at a time
 
 @dataclass(frozen=True)
 class Asked:
-    """A source, and how its target is decoded. beams: 1 is greedy."""
+    """A source, and the decoding options for its target. beams: 1 is greedy."""
 
     source: str
     beams: int
@@ -31,7 +31,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Target:
-    """What the model wrote, and how it read the source."""
+    """The generated target, and its attention to the source."""
 
     text: str
     attention: AttentionMap
@@ -39,7 +39,7 @@ class Target:
 
 
 class SourceReader:
-    """The model, and the work that the model's thread does with it."""
+    """The model, and the work of the model's thread on it."""
 
     def __init__(self, model: LanguageModel | EncoderDecoder, tokenizer: Tokenizer, use: SourceUse):
         self.tokenizer, self.use = tokenizer, use
@@ -48,7 +48,7 @@ class SourceReader:
         self.write_work = Work(self._write, key=lambda own: (own.beams, own.max_new_tokens), most=BATCH)
 
     def ids(self, asked: Asked) -> tuple[list[int], list[str]]:
-        """The tokens of a source that are read, and a note if it is cut."""
+        """The tokens of a source that are read, and a note if it is truncated."""
         ids = self.tokenizer.encode(asked.source)
         room = writing_room(self.use.family, self.use.max_length, self.context, asked.max_new_tokens)
         cut = f"the source has {len(ids):,} tokens: only the first {room:,} are read"

@@ -1,4 +1,4 @@
-"""From the model's thread to a response: wait for an answer, or stream it, until the client has gone or time is up."""
+"""From the model's thread to a response: wait for an answer, or stream it, until the client disconnects or time is up."""
 
 import asyncio
 import json
@@ -17,11 +17,11 @@ from finetune.serve.writer import Writing, Written
 
 R = TypeVar("R")
 
-LOOK_SECONDS = 0.25  # between two looks whether the client has gone
+LOOK_SECONDS = 0.25  # seconds between two checks for a disconnected client
 
 
 async def answer(request: Request, future: Future[R], limits: Limits, give_up: Callable[[], None] = lambda: None) -> R:
-    """The result of a future. give_up: called if the client goes or time is up. Raises Problem."""
+    """The result of a future. give_up: called if the client disconnects or time is up. Raises Problem."""
     waiting, end = asyncio.wrap_future(future), asyncio.get_running_loop().time() + limits.seconds
     try:
         while True:
@@ -43,7 +43,7 @@ async def answer(request: Request, future: Future[R], limits: Limits, give_up: C
 
 
 class Pieces:
-    """Texts as they are written: an asynchronous iterator of (number of the text, its next piece or how it ended)."""
+    """Texts as they are generated: an asynchronous iterator of (number of the text, its next piece or its end)."""
 
     def __init__(self, worker: Worker, work: Work[Writing, Written], limits: Limits):
         self.worker, self.work, self.limits = worker, work, limits
@@ -53,11 +53,11 @@ class Pieces:
         self.futures: list[Future[Written]] = []
 
     def piece_of(self, number: int) -> Callable[[str], None]:
-        """What the model's thread calls with each piece of a text."""
+        """The callback of the model's thread for each piece of a text."""
         return lambda new: self._put(number, new)
 
     def begin(self, writings: list[Writing]) -> None:
-        """Let the model write. Raises Problem if too many requests are waiting."""
+        """Start generating. Raises Problem if too many requests are waiting."""
         for number, writing in enumerate(writings):
             try:
                 future = self.worker.submit(self.work, writing)
@@ -69,16 +69,16 @@ class Pieces:
             future.add_done_callback(lambda done, number=number: self._put(number, done))  # type: ignore[misc]
 
     def cancel(self) -> None:
-        """Nobody waits for more."""
+        """Stop generating: the client no longer waits."""
         for writing in self.writings:
             writing.cancelled.set()
         for future in self.futures:
             future.cancel()
 
     async def each(self, request: Request, streamed: bool) -> AsyncGenerator[tuple[int, str | Written], None]:
-        """The pieces in the order in which they are written. Raises Problem if time is up or the server closes."""
+        """The pieces in the order of generation. Raises Problem if time is up or the server closes."""
         left, end = len(self.writings), self.loop.time() + self.limits.seconds
-        watched: Request | None = request  # once its response has begun, the response watches the connection
+        watched: Request | None = request  # once the response has begun, it watches the connection itself
         try:
             while left:
                 number, new = await self._next(watched, end)
@@ -105,12 +105,12 @@ class Pieces:
                 raise Problem(499, "the client has gone")
 
     def _put(self, number: int, new: str | Future[Written]) -> None:
-        with suppress(RuntimeError):  # the loop is closed: nobody waits for more
+        with suppress(RuntimeError):  # the loop is closed: no one waits for more
             self.loop.call_soon_threadsafe(self.queue.put_nowait, (number, new))
 
 
 async def stream_events(events: AsyncIterator[dict[str, Any]]) -> StreamingResponse:
-    """Server-sent events in OpenAI's form. An error before the first is a response of its own, later one an event."""
+    """Server-sent events in OpenAI's form. An error before the first event is a response of its own, a later one an event."""
     first = await anext(events)
 
     async def lines() -> AsyncIterator[str]:
@@ -118,7 +118,7 @@ async def stream_events(events: AsyncIterator[dict[str, Any]]) -> StreamingRespo
             yield _line(first)
             async for event in events:
                 yield _line(event)
-        except Exception as error:  # the client learns of it, whatever it is
+        except Exception as error:  # report any error to the client
             yield _line(body_of(status_of(error), message_of(error)))
             return
         finally:

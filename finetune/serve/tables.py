@@ -1,4 +1,4 @@
-"""Tables that are dropped on the page: counted, filled in the background, and fetched."""
+"""Tables uploaded on the page: counted, filled in the background, and downloaded."""
 
 import re
 import secrets
@@ -24,7 +24,7 @@ RUNNING, DONE, FAILED = "running", "done", "failed"
 
 
 class _Cancelled(Exception):
-    """The table is no longer wanted."""
+    """The table was cancelled."""
 
 
 @dataclass
@@ -46,7 +46,7 @@ class Tables:
     """The tables of the server, in a temporary directory. Any thread may call its methods."""
 
     def __init__(self, predictor: Callable[[Callable[[int], None]], Predictor], limits: Limits, directory: str):
-        """predictor: makes one that calls a function with the number of texts after each batch."""
+        """predictor: creates a predictor that calls the given function with the number of texts after each batch."""
         self.predictor, self.limits, self.directory = predictor, limits, directory
         self.folder = Path(tempfile.mkdtemp(prefix="finetune-serve-"))
         self._all: dict[str, Filling] = {}
@@ -71,13 +71,13 @@ class Tables:
                     file.write(chunk)
             if not size:
                 raise Problem(400, "the table is empty")
-        except BaseException:  # also if the connection is closed
+        except BaseException:  # also if the client disconnects
             path.unlink(missing_ok=True)
             raise
         return path
 
     def start(self, source: Path, name: str, text: str | None) -> Filling:
-        """Count the rows and begin to fill. Raises Problem or DataError."""
+        """Count the rows and start filling the table. Raises Problem or DataError."""
         try:
             rows = self._count(source)
         except FinetuneError as error:

@@ -7,11 +7,11 @@ from finetune.tasks.classify.bundle import bundle_directory
 from finetune.tasks.tag.bundle import Name, TagBundle
 from finetune.tasks.tag.spans import OUTSIDE
 
-BATCH_TEXTS = 256  # of requests that arrive together
+BATCH_TEXTS = 256  # maximum texts in a batch of requests
 
 
 class TextTagger:
-    """The bundle, and the work that the model's thread does with it."""
+    """The bundle, and the work of the model's thread on it."""
 
     def __init__(self, directory: Path, worker: Worker):
         self.bundle, self.worker = TagBundle.load(bundle_directory(directory)), worker

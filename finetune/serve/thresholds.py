@@ -1,4 +1,4 @@
-"""What another threshold would do on the test rows of a run, from its predictions.csv."""
+"""The effect of other thresholds on the test rows of a run, from its predictions.csv."""
 
 import csv
 import sys
@@ -25,7 +25,7 @@ class Tested:
 
 @dataclass(frozen=True)
 class Curve:
-    """Counts of test rows at each threshold, for one label: said is how many have at least this probability."""
+    """Counts of test rows at each threshold, for one label. said: rows with at least this probability."""
 
     label: str
     rows: int
@@ -54,7 +54,7 @@ def read_tested(path: Path, labels: list[str], several: bool) -> Tested | None:
 
 
 def curve(tested: Tested, label: str) -> Curve:
-    """Precision and recall are right / said and right / positives."""
+    """The counts for a label; precision is right / said, recall is right / positives."""
     at = tested.labels.index(label)
     true, p = tested.true[:, at], tested.probabilities[:, at]
     thresholds = np.arange(STEPS + 1) / STEPS

@@ -1,4 +1,4 @@
-"""The one thread that uses the model. Requests that arrive together run as one batch."""
+"""The only thread that uses the model. Requests that arrive together run as one batch."""
 
 import threading
 from collections import deque
@@ -16,12 +16,12 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, eq=False)
 class Work(Generic[T, R]):
-    """What the model does with items: the results of a batch, in the order of its items."""
+    """The model's work on items: computes the results of a batch, in the order of its items."""
 
     run: Callable[[list[T]], list[R]]
     key: Callable[[T], Hashable] = lambda item: 0  # items with equal keys can share a batch
     weight: Callable[[T], int] = lambda item: 1
-    most: int = 1  # the weight of a batch of several items
+    most: int = 1  # maximum weight of a batch of several items
 
 
 @dataclass(eq=False)
@@ -32,7 +32,7 @@ class _Waiting:
 
 
 class Worker:
-    """Runs batches one after the other. Background items wait until there are no others."""
+    """Runs one batch at a time. Background items wait until there are no others."""
 
     def __init__(self, waiting: int):
         self.waiting = waiting
@@ -44,7 +44,7 @@ class Worker:
         self._thread.start()
 
     def submit(self, work: Work[T, R], item: T, background: bool = False) -> Future[R]:
-        """Wait for a place in a batch; a future that is cancelled before it runs never does.
+        """Queue an item; if its future is cancelled before it runs, it never runs.
 
         Raises Problem if too many items are waiting, or the server is closing.
         """
@@ -61,7 +61,7 @@ class Worker:
         return entry.future
 
     def close(self) -> None:
-        """Answer what is waiting with an error. What runs may look at ``stopping``."""
+        """Fail the waiting items. A running batch can check ``stopping``."""
         with self._changed:
             self.stopping.set()
             left = [*self._queue, *self._background]
@@ -73,7 +73,7 @@ class Worker:
                 entry.future.set_exception(Problem(503, "the server is closing"))
 
     def join(self, seconds: float) -> bool:
-        """Wait for the running batch, after ``close``; whether it has ended."""
+        """Wait for the running batch, after ``close``. Returns whether it has ended."""
         self._thread.join(seconds)
         return not self._thread.is_alive()
 
@@ -84,7 +84,7 @@ class Worker:
                 _run(ready)
 
     def _take(self) -> list[_Waiting]:
-        """The item that has waited longest and those behind it that can share its batch; nothing after ``close``."""
+        """The oldest item and later ones that can share its batch; nothing after ``close``."""
         with self._changed:
             while not (self._queue or self._background or self.stopping.is_set()):
                 self._changed.wait()
@@ -103,10 +103,10 @@ class Worker:
 
 
 def _run(batch: list[_Waiting]) -> None:
-    """Run a batch; if it fails, each item by itself, so that no request fails for another's sake."""
+    """Run a batch; if it fails, run each item alone, so that no request fails because of another."""
     try:
         results = batch[0].work.run([entry.item for entry in batch])
-    except Exception as error:  # reported to whoever waits for the future
+    except Exception as error:  # reported through the future
         if len(batch) > 1 and isinstance(error, FinetuneError):
             for entry in batch:
                 _run([entry])

@@ -1,4 +1,4 @@
-"""A model that writes, behind the server: streamed continuations, greedy ones in batches, and the next token."""
+"""A language model behind the server: streamed continuations, greedy ones in batches, and the next token."""
 
 import threading
 from collections.abc import Callable, Hashable
@@ -15,15 +15,15 @@ from finetune.serve.problems import Problem
 from finetune.serve.worker import Work, Worker
 from finetune.tokenizer import Tokenizer
 
-BATCH = 16  # greedy continuations that are written side by side
-LIKELIEST = 20  # tokens of a distribution
+BATCH = 16  # maximum greedy continuations in a batch
+LIKELIEST = 20  # tokens shown of a distribution
 
-STOP, LENGTH = "stop", "length"  # why a text ended, in OpenAI's words
+STOP, LENGTH = "stop", "length"  # the reasons why a text ended, in OpenAI's terms
 
 
 @dataclass(eq=False)
 class Writing:
-    """A text to write. write: called by the model's thread with each piece of it."""
+    """A text to generate. write: called by the model's thread with each piece of it."""
 
     ids: list[int]
     max_new_tokens: int
@@ -44,7 +44,7 @@ class Written:
 
 @dataclass(frozen=True)
 class Likely:
-    """A token that may come next. chosen: its probability after the sampling settings, 0 if they exclude it."""
+    """A possible next token. chosen: its probability under the sampling settings, 0 if they exclude it."""
 
     token: str
     probability: float
@@ -52,11 +52,11 @@ class Likely:
 
 
 class _Enough(Exception):
-    """Nobody waits for more tokens."""
+    """Raised to stop generation when no one waits for more tokens."""
 
 
 class Writer:
-    """The model, and the work that the model's thread does with it."""
+    """The model, and the work of the model's thread on it."""
 
     def __init__(self, model: LanguageModel, tokenizer: Tokenizer, worker: Worker):
         self.model, self.tokenizer, self.worker = model, tokenizer, worker
@@ -68,7 +68,7 @@ class Writer:
         return [self.tokenizer.end_of_text, *self.tokenizer.encode(prompt)]
 
     def _write(self, writings: list[Writing]) -> list[Written]:
-        """Write texts of equal settings side by side."""
+        """Generate texts with equal settings in one batch."""
         from finetune.training.collate import padded
 
         end, first = self.tokenizer.end_of_text, writings[0]
@@ -140,7 +140,7 @@ class Writer:
 
 
 def _together(own: Writing) -> Hashable:
-    """Greedy texts of equal settings share a batch; sampled ones draw from a generator of their own."""
+    """Greedy texts with equal settings share a batch; each sampled text has its own random generator."""
     if own.decoding.temperature == 0 and own.decoding.samples == 1:
         return own.max_new_tokens, own.decoding
     return id(own)
