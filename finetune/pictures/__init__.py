@@ -1,1 +1,1 @@
-"""Pictures for learners, drawn from the functions and the tensors that the models themselves use."""
+"""Pictures for learners, drawn from the models' own functions and tensors."""

@@ -20,7 +20,7 @@ DOTS = 160  # dots per inch of a PNG
 
 @dataclass(frozen=True)
 class Chapter(Record):
-    """The pictures of one kind: their heading and what stands under it."""
+    """The chapter for the pictures of one kind: a heading and an introduction."""
 
     title: str
     introduction: str
@@ -40,7 +40,7 @@ class Listed(Record):
 
 @dataclass(frozen=True)
 class Album(Record):
-    """The content of pictures.json: all that was drawn into a folder, by kind and by name of the files."""
+    """The content of pictures.json: all pictures drawn into a folder, by kind and by file name."""
 
     made_by: str
     chapters: dict[str, Chapter]
@@ -66,7 +66,7 @@ def add_to_album(out: Path, chapters: dict[str, tuple[Chapter, list[Drawing]]]) 
     for name, drawing in new.items():
         with atomic_write(out / f"{name}.svg") as file:
             file.write(svg_of(drawing.figure))
-        _add_title(drawing)  # the page has one; a PNG is also seen alone
+        _add_title(drawing)  # the page has a title; a PNG is also viewed alone
         with atomic_write(out / f"{name}.png", "wb") as file:
             drawing.figure.savefig(file, format="png", dpi=DOTS, metadata={"Software": None, "Title": drawing.title})
     with atomic_write(out / PAGE) as file:
@@ -75,13 +75,13 @@ def add_to_album(out: Path, chapters: dict[str, tuple[Chapter, list[Drawing]]]) 
 
 
 def _add_title(drawing: Drawing) -> None:
-    """Write the title above the picture, which becomes higher by it."""
+    """Write the title above the picture, increasing its height."""
     figure = drawing.figure
     width, height = figure.get_size_inches()
     lines = textwrap.wrap(drawing.title, max(int(width * 11), 20))
     room = 0.24 * len(lines) + 0.1
     figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # it would move what the title is written above
+    figure.set_layout_engine("none")  # it would move the axes below the title
     share = float(height / (height + room))
     for axes in figure.axes:
         left, bottom, across, up = axes.get_position(original=True).bounds

@@ -125,7 +125,7 @@ def _two_sided(config: GPTConfig, letters: str) -> Drawing:
 
 
 def _norms(config: GPTConfig, letters: str) -> Drawing:
-    """One block with its norms before its parts, and one with them after its sums."""
+    """One block with its norms before its parts (pre-norm), and one with them after its sums (post-norm)."""
     shape = {key: written(value) for key, value in shapes(config).items()}
     figure, axes = new_diagram(6.6, 4.55)
     for x, post, name in ((1.75, False, "pre-norm (GPT-2)"), (4.95, True, "post-norm (Vaswani et al. 2017, BERT)")):

@@ -1,4 +1,4 @@
-"""What each attention head of a real model attends to in a real text."""
+"""The attention weights of a real model's heads on a real text."""
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from finetune.report.attention import draw_attention
 from finetune.report.plots import cut
 from finetune.tokenizer import Tokenizer
 
-NEW_TOKENS = 24  # of a target
+NEW_TOKENS = 24  # maximum tokens of a target
 TEXT = "The bank was closed because the river had flooded its basement, so nobody could reach the bank."
 
 
@@ -101,7 +101,7 @@ def draw_both(model: EncoderDecoder, tokenizer: Tokenizer, text: str, layer: int
 
 
 def chosen_layer(layer: int | None, layers: int) -> int:
-    """The layer to draw large, by default the middle one. Raises RecipeError for one that there is not."""
+    """The layer to draw large, by default the middle one. Raises RecipeError if there is no such layer."""
     layer = layers // 2 if layer is None else layer
     if not 0 <= layer < layers:
         raise RecipeError(

@@ -13,7 +13,7 @@ from finetune.report.attention import visible
 from finetune.report.plots import cut
 from finetune.tokenizer import Tokenizer
 
-BEAMS, STEPS, MOST = 3, 5, 5  # MOST: the largest number of beams that fits a picture
+BEAMS, STEPS, MOST = 3, 5, 5  # MOST: the maximum number of beams in a picture
 
 
 @dataclass(frozen=True)

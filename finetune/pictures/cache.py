@@ -1,4 +1,4 @@
-"""What a KV cache saves: the tokens that each step computes, recorded while a model writes."""
+"""The savings of a KV cache: the tokens computed in each step, recorded while a model generates."""
 
 from dataclasses import dataclass
 
@@ -14,12 +14,12 @@ from finetune.report.plots import cut
 from finetune.tokenizer import Tokenizer
 
 STEPS = 8  # new tokens
-MOST = 40  # tokens of prompt and continuation that fit
+MOST = 40  # maximum tokens of prompt and continuation
 
 
 @dataclass(frozen=True)
 class Step:
-    """A forward pass: its tokens, and those of which keys and values were already in the cache."""
+    """A forward pass: its tokens, and those whose keys and values were already in the cache."""
 
     computed: int
     cached: int
@@ -27,7 +27,7 @@ class Step:
 
 @torch.no_grad()
 def write(gpt: LanguageModel, ids: torch.Tensor, steps: int, cached: bool) -> tuple[list[int], list[Step]]:
-    """Continue ids (1, T) by the likeliest tokens, with or without a cache: all tokens, and what each step computed."""
+    """Continue ids (1, T) greedily, with or without a cache: all tokens, and the tokens computed in each step."""
     tokens, taken, cache = ids[0].tolist(), [], gpt.new_cache(ids.shape[1] + steps)
     for _ in range(steps):
         if not cached:

@@ -1,4 +1,4 @@
-"""The command ``draw``: what each kind of picture is made of, and where the pictures are written."""
+"""The command ``draw``: the kinds of pictures, their inputs, and the folder that they are written to."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -47,7 +47,7 @@ class Request:
 
     @property
     def body(self) -> Reader:
-        """The model; of a classifier, the model below the head. Raises WeightsError for an encoder-decoder."""
+        """The model, without a classifier's head. Raises WeightsError for an encoder-decoder."""
         model = self.loaded[0]
         if isinstance(model, EncoderDecoder):
             raise WeightsError(
@@ -166,8 +166,8 @@ KINDS = {
 def draw(what: str, out: Path, options: Options, train: Train) -> Path:
     """Draw one kind of pictures, or all, into a folder; the path of its page.
 
-    train: the settings of the recipe that ``schedule`` shows. Raises FinetuneError where something given cannot be
-    used; then nothing is written.
+    train: the settings of the recipe that ``schedule`` shows. Raises FinetuneError for unusable input;
+    then nothing is written.
     """
     chosen = chosen_kinds(what, options)
     ask = Request(options, train)

@@ -1,4 +1,4 @@
-"""The neighbours of tokens in a model's embedding: which vectors point the same way."""
+"""The nearest neighbours of tokens in a model's embedding, by cosine similarity."""
 
 import torch
 from torch.nn import functional as F
@@ -16,7 +16,7 @@ MOST, NEIGHBOURS = 6, 6  # tokens of a text, and neighbours of each
 
 @torch.no_grad()
 def nearest(model: Reader, token: int, count: int) -> tuple[list[int], list[float]]:
-    """The tokens whose embeddings have the largest cosine with a token's, itself left out, and the cosines."""
+    """The tokens whose embeddings have the largest cosine with a token's, except the token itself, and the cosines."""
     table = F.normalize(model.token_embedding.weight, dim=-1)
     cosines = table @ table[token]
     cosines[token] = -2.0

@@ -11,7 +11,7 @@ from finetune.pictures.drawing import BLUE, LIGHT, Drawing, new_figure
 from finetune.report.attention import visible
 
 TEXT = "The bank was closed today"
-WORDS, PADS = 20, 2  # words of the text that fit a picture, and padding tokens after them
+WORDS, PADS = 20, 2  # maximum words of the text in a picture, and padding tokens after them
 CAPTIONS = {
     "padding": (
         "Padding mask",

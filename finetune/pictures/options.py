@@ -1,4 +1,4 @@
-"""The kinds of pictures and the options that each reads. Without heavy imports, so that a typing error is said at once."""
+"""The kinds of pictures and the options that each reads. Without heavy imports, so that a typo is reported at once."""
 
 from dataclasses import dataclass
 

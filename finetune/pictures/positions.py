@@ -29,7 +29,7 @@ def draw(gpt: GPT, weights: str) -> list[Drawing]:
 
 
 def sinusoidal(width: int) -> Tensor:
-    """(SHOWN, C), as a Transformer adds them."""
+    """The sinusoids (SHOWN, C) that a Transformer adds."""
     return sinusoids(torch.arange(SHOWN), width)
 
 

@@ -15,7 +15,7 @@ from finetune.report.plots import cut
 from finetune.tokenizer import Tokenizer
 
 PROMPT = "The bank was closed because the river had"
-SHOWN = 20  # tokens, the likeliest first
+SHOWN = 20  # tokens shown, the most likely first
 TEMPERATURES = (0.5, 1.0, 2.0)
 TOP_K, TOP_P, MIN_P = 8, 0.5, 0.1
 
@@ -23,7 +23,7 @@ TOP_K, TOP_P, MIN_P = 8, 0.5, 0.1
 def prompt_ids(gpt: LanguageModel, tokenizer: Tokenizer, prompt: str, room: int) -> Tensor:
     """The tokens of a prompt after the end-of-text token, as in ``generate``: (1, T).
 
-    room: tokens that are to follow. Raises RecipeError where the prompt is empty or the context too short.
+    room: number of tokens to follow. Raises RecipeError if the prompt is empty or the context too short.
     """
     if not prompt.strip():
         raise RecipeError("the text is empty", got=repr(prompt), do='For example: --text "The bank was"')

@@ -1,4 +1,4 @@
-"""How the merges make the tokens of a text out of its bytes."""
+"""How merges build the tokens of a text from its bytes."""
 
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -12,16 +12,16 @@ from finetune.report.plots import cut
 from finetune.tokenizer import Tokenizer, split_pieces
 
 TEXT = "The rivers flooded the banks."
-MOST_BYTES = 48  # that fit a picture
+MOST_BYTES = 48  # maximum bytes in a picture
 
 
 @dataclass(frozen=True)
 class Joint:
     """A merge of two neighbouring parts of a piece of text."""
 
-    first: int  # place of the first byte
-    split: int  # of the second part's first byte
-    last: int  # behind the last byte
+    first: int  # position of the first byte
+    split: int  # position of the second part's first byte
+    last: int  # position after the last byte
     level: int  # height in the tree; bytes have 0
     below: tuple[int, int]  # heights of the two parts
     pair: tuple[bytes, bytes]
@@ -83,9 +83,9 @@ def joints(steps: list[list[bytes]]) -> list[Joint]:
 
 
 def _tree(axes: Axes, tokenizer: Tokenizer, steps: list[list[bytes]], start: int) -> None:
-    """The boxes of a piece's bytes, merges and tokens, with lines between them. start: the place of its first byte."""
+    """The boxes of a piece's bytes, merges and tokens, with lines between them. start: the position of its first byte."""
     whole = b"".join(steps[0])
-    boxes = {(place, place + 1): 0 for place in range(len(whole))}  # (first byte, behind the last) -> height
+    boxes = {(place, place + 1): 0 for place in range(len(whole))}  # (first byte, after the last) -> height
     for joint in joints(steps):
         boxes[joint.first, joint.last] = joint.level
         x = start + (joint.first + joint.last - 1) / 2
