@@ -1,9 +1,9 @@
-"""The long form of `finetune compare-architectures`: three architectures of equal size on the same tasks, from mini.
+"""`finetune compare-architectures` at full length: three architectures of equal size on the same tasks, from mini.
 
-    python benchmarks/architectures.py            runs the command, with its bundled tables; --set KEY=VALUE go to it
-    python benchmarks/architectures.py --page     the section again, from architectures.json
+    python benchmarks/architectures.py            runs the command on its bundled tables; passes --set KEY=VALUE on
+    python benchmarks/architectures.py --page     writes the section again, from architectures.json
 
-Writes what the command's comparison.json holds, without curves and examples, and the command's own table.
+Writes the content of the command's comparison.json, without curves and examples, and the command's own table.
 """
 
 import subprocess
@@ -21,11 +21,11 @@ from finetune.files import read_json, write_json
 
 RESULT = Path(__file__).with_suffix(".json")
 PAGE = Path(__file__).with_name("README.md")
-LEFT_OUT = ("curve", "examples")  # of an entry: long, and not in the table
+LEFT_OUT = ("curve", "examples")  # long fields of an entry that the table does not show
 
 
 def measure(arguments: list[str]) -> None:
-    """Run the command in a folder of its own and keep its figures."""
+    """Run the command in a temporary folder and save its figures."""
     with tempfile.TemporaryDirectory() as place:
         subprocess.run(
             [sys.executable, "-m", "finetune", "compare-architectures", "--name", "measured", *arguments],

@@ -1,14 +1,14 @@
 """Whole labelled sets with their own test parts: mini and TF-IDF with all training labels, five seeds.
 
     python benchmarks/classify_sets.py --data FOLDER [--sets NAME ...] [--seeds 1 2] [--models mini tf-idf]
-    python benchmarks/classify_sets.py          the table again, from the rows that are there
+    python benchmarks/classify_sets.py          writes the table again, from the existing rows
 
 FOLDER holds banking77_train.csv, banking77_test.csv, youtube_spam_train.csv and youtube_spam_test.csv. The other sets
-of the table are those of learning_curves.py: its runs on all labels are taken as they are, and made there, by
-`--only-budgets all`. How a run goes stands at the top of learning_curves.py, too; here the seed chooses which fifth of
-the labels is the validation part, the head and the order of the rows.
+of the table are those of learning_curves.py: the table reuses its runs on all labels (`--only-budgets all`). A run is
+described at the top of learning_curves.py; here the seed determines which fifth of the labels is for validation, the
+head and the order of the rows.
 
-Every run adds a row to classify_sets.jsonl and is not done again; rows that another mini left are done anew.
+Every run adds a row to classify_sets.jsonl and is not repeated, except if its row comes from another version of mini.
 """
 
 import argparse
@@ -27,7 +27,7 @@ OWN = {
     "Banking77": (["banking77_train.csv"], ["banking77_test.csv"]),
     "YouTube spam": (["youtube_spam_train.csv"], ["youtube_spam_test.csv"]),
 }
-SETS = {  # classes, and whose the test part is
+SETS = {  # classes, and the origin of the test split
     "SMS spam": (2, "ours, grouped by text"),
     "TREC": (6, "official"),
     "Tweet emotion": (4, "official"),
@@ -38,7 +38,7 @@ MODELS = (MINI, TFIDF)
 
 
 def values_of(rows: list[dict], name: str, metric: str) -> list[list[float | None]]:
-    """The metric by seed of each model, on all labels; none where the run is missing."""
+    """The metric by seed of each model, on all labels; None if the run is missing."""
     return [[current(rows, model).get((name, "all", seed), {}).get(metric) for seed in SEEDS] for model in MODELS]
 
 
@@ -62,7 +62,7 @@ def table(rows: list[dict]) -> str:
 
 
 def verdict(rows: list[dict]) -> str:
-    """Where mini is ahead, behind, or neither by accuracy; the interval of the difference decides."""
+    """On which sets mini is ahead, behind, or neither in accuracy, by the interval of the difference."""
     found = {name: differences(*values_of(rows, name, "accuracy")) for name in SETS}
     known = {name: few_labels.mean_interval(values) for name, values in found.items() if None not in values}
     ahead = [name for name, (_, low, _) in known.items() if low > 0]
@@ -79,7 +79,7 @@ def verdict(rows: list[dict]) -> str:
 
 
 def section(rows: list[dict]) -> str:
-    """The page's section, from the rows alone."""
+    """The page's section, from the rows only."""
     return "\n".join(
         [
             "## Whole sets",
@@ -99,7 +99,7 @@ def section(rows: list[dict]) -> str:
 
 
 def main() -> None:
-    """Do the runs that are missing, then write the section."""
+    """Do the missing runs, then write the section."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, help="folder of the sets' files; none: no runs, the table alone")
     parser.add_argument("--sets", nargs="+", choices=list(OWN), default=list(OWN))

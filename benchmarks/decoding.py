@@ -1,7 +1,7 @@
-"""What each way of decoding makes of the same prompts: speed, variety, repetition and likelihood, and a picture.
+"""Decoding strategies on the same prompts: speed, diversity, repetition and likelihood, and a picture.
 
 The bundled checkpoint continues a dozen beginnings. distinct-n is the share of different n-grams among all (Li et al.
-2016, arXiv:1510.03055), counted over all texts; repetition is the share of a text's 4-grams that stood in it before;
+2016, arXiv:1510.03055), counted over all texts; repetition is the share of a text's 4-grams that occurred in it before;
 likelihood is the mean log probability of a token under the plain model, in nats (temperature 1, no filter).
 
     python benchmarks/decoding.py
@@ -33,7 +33,7 @@ WAYS = {
     "top-p 0.9": {"top_p": 0.9},
     "min-p 0.1": {"min_p": 0.1},
 }
-LIKELIEST = "greedy", "beam"  # how the names of those begin that draw nothing
+LIKELIEST = "greedy", "beam"  # prefixes of the names of strategies that do not sample
 COLORS = {"takes the likeliest": "#c44e52", "draws": "#4c72b0"}
 PROMPTS = [
     "The history of the",
@@ -57,13 +57,13 @@ def ngrams(row: list[int], n: int) -> list[tuple[int, ...]]:
 
 
 def variety(rows: list[list[int]], n: int) -> float:
-    """Different n-grams among all, over all texts."""
+    """The share of different n-grams among all, over all texts (distinct-n)."""
     found = [gram for row in rows for gram in ngrams(row, n)]
     return len(set(found)) / len(found)
 
 
 def repetition(rows: list[list[int]], n: int = 4) -> float:
-    """The share of n-grams that stood in the same text before, averaged over texts."""
+    """The share of n-grams that occurred in the same text before, averaged over texts."""
     return sum(1 - variety([row], n) for row in rows) / len(rows)
 
 
@@ -78,7 +78,7 @@ def likelihood(model: GPT, prompts: list[list[int]], rows: list[list[int]]) -> f
 
 
 def measure(model: GPT, prompts: list[list[int]], new: int, options: dict) -> dict[str, float]:
-    """The figures of one way of decoding."""
+    """The figures of one decoding strategy."""
     width = max(map(len, prompts))
     ids = torch.tensor([[0] * (width - len(prompt)) + prompt for prompt in prompts])
     mask = torch.tensor([[False] * (width - len(prompt)) + [True] * len(prompt) for prompt in prompts])
@@ -96,7 +96,7 @@ def measure(model: GPT, prompts: list[list[int]], new: int, options: dict) -> di
 
 
 def plot(figures: dict[str, dict[str, float]], file: Path) -> None:
-    """Likelihood against variety, a point for each way."""
+    """Plot likelihood against diversity, a point for each strategy."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -108,7 +108,7 @@ def plot(figures: dict[str, dict[str, float]], file: Path) -> None:
     for name, row in figures.items():
         color = COLORS["takes the likeliest" if name.startswith(LIKELIEST) else "draws"]
         axes.scatter(row["likelihood"], row["distinct_2"], s=40 + 300 * row["repetition"], color=color, alpha=0.75)
-        side = -1 if name == "greedy" else 1  # beam search stands on its right
+        side = -1 if name == "greedy" else 1  # beam search is to its right
         axes.annotate(
             name,
             (row["likelihood"], row["distinct_2"]),
@@ -172,7 +172,7 @@ def section(result: dict) -> str:
 
 
 def main() -> None:
-    """Measure all ways; write the JSON, the picture and the section."""
+    """Measure all strategies; write the JSON, the picture and the section."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--weights", default="mini")
     parser.add_argument("--new-tokens", type=int, default=64)

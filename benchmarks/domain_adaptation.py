@@ -1,12 +1,12 @@
 """Does it help to let mini read a set's texts, without their labels, before it learns from 100 of them?
 
-    python benchmarks/domain_adaptation.py --data FOLDER      FOLDER and the draws: see learning_curves.py
-    python benchmarks/domain_adaptation.py                    the table again, from the rows that are there
+    python benchmarks/domain_adaptation.py --data FOLDER      for FOLDER and the draws, see learning_curves.py
+    python benchmarks/domain_adaptation.py                    writes the table again, from the existing rows
 
-mini goes on with pretraining on the texts of a set's pool, never on test texts, by the pipeline `pretrain` with the
-settings READING, once a set. Each seed then fine-tunes from that run, by what learning_curves.py does. The runs from
-mini itself are those of learning_curves.jsonl, and are added there where they are missing. The run of the reading is
-kept under --runs, and gone on with where it was stopped.
+Pretraining of mini continues on the texts of a set's pool, never on test texts, by the pipeline `pretrain` with the
+settings READING, once per set. Each seed then fine-tunes from that run, as learning_curves.py does. The runs from mini
+itself are those of learning_curves.jsonl; missing ones are added there. The pretraining run is kept under --runs, and
+resumed if it was stopped.
 """
 
 import argparse
@@ -62,7 +62,7 @@ def read_texts(data: LabelledSet, runs: Path) -> tuple[str, dict]:
 
 
 def measure_set(data: LabelledSet, seeds: list[int], runs: Path) -> None:
-    """The runs that are missing, from mini and from the weights that have read the texts."""
+    """Do the missing runs, from mini and from the weights pretrained on the texts."""
     for seed in seeds:
         if not is_done(CURVES, data.name, BUDGET, seed, MINI):
             measure(CURVES, data, BUDGET, seed, MINI)
@@ -94,7 +94,7 @@ def table(rows: list[dict], curves: list[dict]) -> str:
 
 
 def section(rows: list[dict], curves: list[dict]) -> str:
-    """The page's section, from the rows alone."""
+    """The page's section, from the rows only."""
     newest = {name: row for (name, _, _), row in current(rows, ADAPTED).items()}
     read = [
         f"- {name}: {row['read_tokens']:,} tokens read in {row['read_seconds']:,} s; bits per byte of held-out "
@@ -119,7 +119,7 @@ def section(rows: list[dict], curves: list[dict]) -> str:
 
 
 def main() -> None:
-    """Do the runs that are missing, then write the section."""
+    """Do the missing runs, then write the section."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, help="folder of the sets' files; none: no runs, the table alone")
     parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS)

@@ -1,15 +1,15 @@
-"""Exported classifiers beside the model that was trained: logits and labels in transformers, peft and onnxruntime.
+"""Compare exported classifiers with the trained model: logits and labels in transformers, peft and onnxruntime.
 
-Every case is the real command on made-up rows of 2, 6 or 77 labels: a few steps of training by one method, then every
-export that holds it. The weights are mini's, or random ones at the full shape of GPT-2 124M as transformers writes
-them. Each export is then loaded as its README says and given the test texts; our logits are those of the checkpoint
-in fp32, so that nothing which was exported stands on our side.
+Every case is the real command on made-up rows with 2, 6 or 77 labels: a few steps of training by one method, then every
+export format that supports it. The weights are mini's, or random ones at the full shape of GPT-2 124M as transformers
+writes them. Each export is then loaded as its README says and applied to the test texts; our logits are those of the
+checkpoint in fp32, so that our side does not depend on any export.
 
     python benchmarks/export_parity.py --shapes mini        # minutes
     python benchmarks/export_parity.py                      # the full shape too: half an hour on one thread
 
-A row is added to export_parity.jsonl for each case, what is there is not run again, and the table goes to README.md.
-Exits with 1 where a logit is 1e-4 or more apart or a label differs. Needs the extra `dev`, and 5 GB of disk.
+Each case adds a row to export_parity.jsonl and is not run again; the table goes to README.md.
+Exits with 1 if a logit differs by 1e-4 or more, or a label differs. Needs the extra `dev`, and 5 GB of disk.
 """
 
 import argparse
@@ -62,16 +62,16 @@ WORDS = "the a we you they in on at for late soon good paper train river morning
 
 @dataclass(frozen=True)
 class Difference:
-    """What another program makes of the test texts."""
+    """The difference of another program's results on the test texts from ours."""
 
-    logits: float  # the largest difference of a logit
+    logits: float  # the largest absolute difference of a logit
     same_labels: int
     texts: int
-    largest_logit: float  # of ours, absolute
+    largest_logit: float  # our largest absolute logit
 
 
 def write_table(path: Path, labels: int) -> None:
-    """Made-up texts of 2 to 60 words, in each a word that tells its label."""
+    """Made-up texts of 2 to 60 words, each with a word that reveals its label."""
     draw = random.Random(labels)
     with open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
@@ -83,7 +83,7 @@ def write_table(path: Path, labels: int) -> None:
 
 
 def make(folder: Path, shape: str, labels: int, method: str) -> Path:
-    """Train and export by the command; returns the run."""
+    """Train and export with the command. Returns the run."""
     weights: Path | str = "mini"
     if shape != "mini":
         weights = folder / shape
@@ -100,7 +100,7 @@ def make(folder: Path, shape: str, labels: int, method: str) -> Path:
 
 
 def command(folder: Path, *words: str | Path) -> None:
-    """The real command in a process of its own."""
+    """Run the real command in its own process."""
     done = subprocess.run(
         [sys.executable, "-m", "finetune", *map(str, words)], cwd=folder, capture_output=True, text=True, check=False
     )
@@ -109,7 +109,7 @@ def command(folder: Path, *words: str | Path) -> None:
 
 
 def compare(run: Path) -> dict[str, Difference]:
-    """Our logits on the test texts beside those of every program that there is an export for."""
+    """Our logits on the test texts compared with those of every program with an export."""
     found = Run.at(run)
     model, tokenizer = best_model(found.recipe(), found)
     card = read_json(run / "export" / "hf" / "bundle.json")
@@ -130,14 +130,14 @@ def compare(run: Path) -> dict[str, Difference]:
 
 
 def in_transformers(directory: Path, texts: list[str]) -> tuple[np.ndarray, list[str]]:
-    """A padded batch, truncated as the tokenizer says."""
+    """Logits of a padded batch, truncated by the tokenizer's settings."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
     model = transformers.AutoModelForSequenceClassification.from_pretrained(directory).eval()
     return _answers(model, tokenizer, texts, model.config.id2label)
 
 
 def in_peft(directory: Path, texts: list[str]) -> tuple[np.ndarray, list[str]]:
-    """The adapter on the base that its config names."""
+    """Logits of the adapter on the base that its config names."""
     from peft import PeftModel
 
     config = read_json(directory / "adapter_config.json")
@@ -153,7 +153,7 @@ def in_peft(directory: Path, texts: list[str]) -> tuple[np.ndarray, list[str]]:
 
 
 def in_onnxruntime(directory: Path, texts: list[str]) -> tuple[np.ndarray, list[str]]:
-    """Through the predict.py that lies beside the graph."""
+    """Logits from the predict.py beside the graph."""
     spec = importlib.util.spec_from_file_location("predict", directory / "predict.py")
     assert spec is not None and spec.loader is not None, "the export of a classifier has one"
     predict = importlib.util.module_from_spec(spec)
@@ -214,14 +214,14 @@ def table(rows: list[dict]) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of the programs."""
+    """Versions of the programs."""
     from importlib.metadata import version
 
     return {name: version(name) for name in ("torch", *PROGRAMS)}
 
 
 def main() -> int:
-    """Run what is not recorded yet and write the table."""
+    """Run the cases that are not recorded yet and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=SHAPES)
     parser.add_argument("--labels", nargs="+", type=int, choices=LABELS, default=LABELS)

@@ -1,7 +1,7 @@
-"""What the measurements with few labels share: the sets, the draw of the labels, one run of a model, and its row.
+"""Shared by the benchmarks with few labels: the sets, the draw of the labels, one run of a model, and its row.
 
-The sets lie in one folder under the names of FILES. A set has a test part, always the same whole, and a pool that
-labels are drawn from: its training and validation rows, each normalised text once, none of the test's.
+The sets are files of one folder, named in FILES. A set has a fixed test split, and a pool from which labelled rows are
+drawn: its training and validation rows, without duplicates and without texts of the test, after normalising.
 """
 
 import json
@@ -46,15 +46,15 @@ SMS_LAYOUT = TableFormat("\t", header=False, quoting=False, columns=("label", "t
 SEEDS = [1, 2, 3, 4, 5]
 MINI, RANDOM, TFIDF = "mini", "random", "tf-idf"
 METRICS = ("accuracy", "f1_macro", "f1", "log_loss")
-VAL_SHARE = 0.2  # of the labels; they choose the checkpoint, and the C of the logistic regression
-LEAST_STEPS = 150  # optimizer steps; a few labels' own epochs would be over before anything is learnt
-PREDICT_TOKENS = 1024  # of one forward pass: what fits a CPU's cache is the fastest
+VAL_SHARE = 0.2  # share of the labels that choose the checkpoint, and the C of the logistic regression
+LEAST_STEPS = 150  # minimum optimizer steps; epochs over few labels would end before the model learns
+PREDICT_TOKENS = 1024  # tokens of a forward pass: fastest if it fits the CPU's cache
 HEAD = "# Benchmarks\n"
 
 
 @dataclass(frozen=True)
 class LabelledSet:
-    """Rows that labels are drawn from, and those that are predicted."""
+    """A pool of rows to draw from, and the test rows."""
 
     name: str
     labels: list[str]
@@ -93,7 +93,7 @@ def _records(path: Path, layout: TableFormat | None) -> list[LabelledRow]:
 
 
 def stratified_order(records: list[LabelledRow], seed) -> list[LabelledRow]:
-    """The records in a random order whose every beginning holds each label in its share, to half a row."""
+    """The records in a random order of which every prefix has each label in proportion, to half a row."""
     random, labels = np.random.default_rng(seed), np.array([record.label for record in records])
     place = np.empty(len(records))
     for label in np.unique(labels):
@@ -103,7 +103,7 @@ def stratified_order(records: list[LabelledRow], seed) -> list[LabelledRow]:
 
 
 def draw(data: LabelledSet, budget: int | str, seed: int) -> tuple[list[LabelledRow], list[LabelledRow]]:
-    """(train, val) of so many labels; with one seed a smaller budget is part of a larger one."""
+    """(train, val) with `budget` rows in all; with the same seed, a smaller draw is a subset of a larger one."""
     drawn = stratified_order(data.pool, seed)[: None if budget == "all" else budget]
     held_out = round(VAL_SHARE * len(drawn))
     drawn = stratified_order(drawn, [seed, 1])
@@ -111,7 +111,7 @@ def draw(data: LabelledSet, budget: int | str, seed: int) -> tuple[list[Labelled
 
 
 def start_id(model: str) -> str:
-    """What a row's figures rest on besides the code: mini's weights; for random ones its shape and vocabulary."""
+    """The identity of a run's start: mini's weights; for random weights, mini's shape and vocabulary."""
     folder = locate_weights(MINI).directory
     if model == RANDOM:
         return sha256_json([sha256_file(folder / name) for name in ("config.json", "vocab.json", "merges.txt")])[:12]
@@ -119,7 +119,7 @@ def start_id(model: str) -> str:
 
 
 def is_done(path: Path, name: str, budget: int | str, seed: int, model: str) -> bool:
-    """Whether the file holds this run's row, from the start that is bundled now."""
+    """Whether the file has this run's row, from the currently bundled start."""
     wanted = [name, budget, seed, model, start_id(model)]
     return any(wanted == [row[key] for key in ("set", "budget", "seed", "model", "start")] for row in read_rows(path))
 
@@ -127,7 +127,7 @@ def is_done(path: Path, name: str, budget: int | str, seed: int, model: str) -> 
 def measure(
     path: Path, data: LabelledSet, budget: int | str, seed: int, model: str, checkpoint: str = MINI, **more
 ) -> None:
-    """Do one run and append its row, with `more` in it. checkpoint: what a GPT starts from, or takes its shape from."""
+    """Do one run and append its row, with `more` added. checkpoint: provides a GPT's weights, or only its shape."""
     parts = *draw(data, budget, seed), data.test
     started, worked = time.monotonic(), time.process_time()
     probabilities, how = _by_tfidf(data, parts) if model == TFIDF else _by_gpt(data, parts, seed, model, checkpoint)
@@ -173,7 +173,7 @@ def _by_tfidf(data: LabelledSet, parts) -> tuple[np.ndarray, dict]:
 
 
 def _by_gpt(data: LabelledSet, parts, seed: int, model: str, checkpoint: str) -> tuple[np.ndarray, dict]:
-    """Probabilities (n, K) of the test, by the checkpoint that was the best on the validation rows."""
+    """Probabilities (n, K) of the test rows, from the best checkpoint on the validation rows."""
     loaded, device = locate_weights(checkpoint).load(), torch.device(device_type())
     gpt = GPT(loaded.model.config).initialise(seed) if model == RANDOM else loaded.model
     settings, _ = choose_settings(
@@ -199,12 +199,12 @@ def _by_gpt(data: LabelledSet, parts, seed: int, model: str, checkpoint: str) ->
 
 
 def read_rows(path: Path) -> list[dict]:
-    """The rows that are there."""
+    """The rows of a file, if it exists."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
 def append_row(path: Path, row: dict) -> None:
-    """Add a row in one write, so that two processes may fill the same file."""
+    """Append a row in one write, so that several processes can append to the same file."""
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     try:
         os.write(file, (json.dumps(row) + "\n").encode())
@@ -213,7 +213,7 @@ def append_row(path: Path, row: dict) -> None:
 
 
 def current(rows: list[dict], model: str) -> dict[tuple, dict]:
-    """(set, budget, seed) -> row of a model, without rows of another start than the one measured last."""
+    """(set, budget, seed) -> row of a model, only rows with the same start as the last one."""
     own = [row for row in rows if row["model"] == model]
     return {(row["set"], row["budget"], row["seed"]): row for row in own if row["start"] == own[-1]["start"]}
 
@@ -231,18 +231,18 @@ def cell(values: list[float | None], sign: str = "") -> str:
     if missing:
         return f"missing ({missing} of {len(values)})"
     mean, low, high = (100 * value for value in mean_interval(values))
-    if not sign:  # a share, not a difference: Student's t may reach beyond what is possible
+    if not sign:  # a share, not a difference: Student's t may exceed the range of a share
         low, high = max(low, 0.0), min(high, 100.0)
     return f"{mean:{sign}.1f} [{low:{sign}.1f}, {high:{sign}.1f}]"
 
 
 def differences(first: list[float | None], second: list[float | None]) -> list[float | None]:
-    """Seed by seed; none where one of the two is missing."""
+    """The differences by seed; None if one of the two is missing."""
     return [None if None in pair else pair[0] - pair[1] for pair in zip(first, second, strict=True)]
 
 
 def write_section(page: Path, name: str, text: str) -> None:
-    """Put `text` between the page's markers of this name, at the end where they are not there yet."""
+    """Put `text` between the page's markers of this name, which are added at the end if missing."""
     begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
     whole = page.read_text(encoding="utf-8") if page.exists() else HEAD
     section = f"{begin}\n{text.strip()}\n{end}"
@@ -253,13 +253,13 @@ def write_section(page: Path, name: str, text: str) -> None:
 
 
 def section_of(page: Path, name: str) -> str:
-    """What stands between the markers."""
+    """The text between the markers."""
     text = page.read_text(encoding="utf-8")
     return text.partition(f"<!-- begin {name} -->")[2].partition(f"<!-- end {name} -->")[0].strip()
 
 
 def report_errors(main: Callable[[], None]) -> int:
-    """Run a script; the exit status, as the command line's."""
+    """Run a script. Returns the exit status, as on the command line."""
     try:
         main()
     except FinetuneError as error:

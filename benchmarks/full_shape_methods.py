@@ -1,15 +1,15 @@
-"""One epoch of classification at the full shape of GPT-2 124M, by each method: ours as a user runs it, and Trainer's.
+"""One epoch of classification at the full shape of GPT-2 124M, by each method: our command, and transformers' Trainer.
 
 The weights are random (an epoch costs the same) and written once by transformers; the rows are the training split of
 the SMS Spam Collection, balanced or grouped. Both sides train on the same rows with the same weights, frozen
 parameters, batch size, precision and number of threads, without dropout, each in a fresh process. Ours is the real
-command. transformers trains GPT2ForSequenceClassification with its Trainer, its own order and dynamic padding; for lora
-with peft.
+command. transformers trains GPT2ForSequenceClassification with its Trainer, its own order of rows and dynamic padding,
+and peft for lora.
 
     python benchmarks/full_shape_methods.py --data SMSSpamCollection
 
-A row of JSON is appended for each run, and what is there already is not run again. --rows tries it all on a few rows
-and records nothing. Needs the `dev` extra, 3 GB of disk and 6 GB of memory.
+Each run appends a row of JSON and is not repeated. --rows tries everything on a few rows and records nothing. Needs the
+`dev` extra, 3 GB of disk and 6 GB of memory.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from finetune.recipe import Train
 METHODS = ("head", "last-blocks", "lora", "full")
 STACKS = ("ours", "transformers")
 BATCH, LAST_BLOCKS, SEED = 16, 2, 123
-RANK, ALPHA = 8, 16.0  # of lora, on all linear layers of the blocks
+RANK, ALPHA = 8, 16.0  # for lora, on all linear layers of the blocks
 KEY = ("stack", "method", "protocol", "rows", "threads", "precision")
 OUT = Path(__file__).with_suffix(".jsonl")
 README = Path(__file__).with_name("README.md")
@@ -43,7 +43,7 @@ HEAD = "# Benchmarks\n"
 
 
 def main() -> None:
-    """Run what is not recorded yet, and write the table."""
+    """Do the runs that are not recorded yet, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, help="the SMS Spam Collection, or a file in its layout")
     parser.add_argument("--rows", type=int, help="only so many rows, half of each label; nothing is recorded")
@@ -77,7 +77,7 @@ def main() -> None:
 
 
 def measure(arguments: argparse.Namespace, folder: Path) -> None:
-    """Every run that is asked for and not recorded yet, each in a process of its own."""
+    """Do every requested run that is not recorded yet, each in its own process."""
     from finetune.training.precision import choose_precision
 
     weights, environment = folder / "weights", write_mirror(arguments.data, arguments.rows, folder / "mirror")
@@ -138,7 +138,7 @@ def write_weights(folder: Path) -> None:
 
 
 def write_mirror(data: Path, rows: int | None, mirror: Path) -> dict[str, str]:
-    """The data as the set `sms-spam`, whole or cut down; the environment variables by which finetune finds it."""
+    """Write the data as the set `sms-spam`, whole or reduced. Returns the environment variables that make finetune find it."""
     lines = data.read_bytes().splitlines(keepends=True)
     if rows:
         lines = [
@@ -161,7 +161,7 @@ def write_mirror(data: Path, rows: int | None, mirror: Path) -> dict[str, str]:
 
 
 def command(name: str, weights: Path | str, until: str, protocol: str, *settings: str) -> list[str]:
-    """The words of one epoch on the command line."""
+    """The command line of one epoch."""
     pairs = [
         f"weights={weights}",
         f"split.protocol={protocol}",
@@ -183,7 +183,7 @@ def command(name: str, weights: Path | str, until: str, protocol: str, *settings
 
 
 def run_ours(method: str, protocol: str, threads: int, precision: str, weights: str, folder: str) -> dict:
-    """The command, with the pass through the frozen blocks timed: that over the training rows is part of the epoch."""
+    """Run the command, timing the pass through the frozen blocks: that over the training rows is part of the epoch."""
     from finetune.cli import app
     from finetune.tasks.classify import job
     from finetune.training.step import EagerSteps
@@ -205,7 +205,7 @@ def run_ours(method: str, protocol: str, threads: int, precision: str, weights: 
     )
     run = Path(folder) / "runs" / name
     steps = [json.loads(line) for line in (run / "train.jsonl").read_text().splitlines()]
-    steps = [line for line in steps if "loss" in line]  # the time of the last one is that before the validation
+    steps = [line for line in steps if "loss" in line]  # the last step's time is taken before the validation
     records = [json.loads(path.read_text()) for path in (run / "stages").glob("*.json")]
     result = next(record["result"] for record in records if record["stage"] == "train")
     assert (result["precision"], result["threads"]) == (precision, threads)
@@ -223,7 +223,7 @@ def run_ours(method: str, protocol: str, threads: int, precision: str, weights: 
 
 
 def timed(owner, name: str) -> list[tuple[float, float]]:
-    """Measure each call of a module's or class's function from here on: (seconds, processor seconds of all threads)."""
+    """Time every later call of a function of a module or class: (seconds, processor seconds of all threads)."""
     work, calls = getattr(owner, name), []
 
     def measured(*values, **more):
@@ -237,7 +237,7 @@ def timed(owner, name: str) -> list[tuple[float, float]]:
 
 
 def run_transformers(method: str, protocol: str, threads: int, precision: str, weights: str, folder: str) -> dict:
-    """The same epoch with the Trainer."""
+    """Run the same epoch with the Trainer."""
     import torch
     from transformers import (
         DataCollatorWithPadding,
@@ -306,7 +306,7 @@ def run_transformers(method: str, protocol: str, threads: int, precision: str, w
 
 
 def free(model, method: str):
-    """transformers' model with the same parameters set free as by ours."""
+    """transformers' model with the same trainable parameters as ours."""
     if method == "lora":
         from peft import LoraConfig, TaskType, get_peft_model
 
@@ -331,7 +331,7 @@ def free(model, method: str):
 
 
 def machine() -> dict:
-    """What the figures were measured on."""
+    """The machine that the figures were measured on."""
     import torch
     import transformers
 
@@ -353,7 +353,7 @@ def recorded() -> list[dict]:
 
 
 def write_table(rows: list[dict]) -> None:
-    """Put the figures, ours beside transformers', between the marks in README.md."""
+    """Write the figures, ours beside transformers', between the markers in README.md."""
     lines = [
         MARKS[0],
         "## One epoch by each method at the full shape",

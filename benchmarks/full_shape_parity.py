@@ -1,9 +1,9 @@
-"""Our GPT against transformers at the full shapes of GPT-2 124M and 355M, through the whole way a user's weights take.
+"""Compare our GPT with transformers at the full shapes of GPT-2 124M and 355M, along the whole path of a user's weights.
 
-Random weights are written by transformers into a mirror with a registry of its own, found by name, hashed and loaded
-as `finetune` does it; then logits, loss and the gradient of every parameter are compared in fp32 on the same tokens.
-The weights are drawn at three standard deviations, since a correct model differs the more, the larger they are, and a
-wrong one hides where they are small. transformers' own distance from its fp64 result says what fp32 can give at all.
+transformers writes random weights into a mirror with its own registry; `finetune` finds them by name, hashes and loads
+them; then logits, loss and the gradient of every parameter are compared in fp32 on the same tokens. The weights are
+drawn at three standard deviations: large weights increase the rounding differences of a correct model, small ones hide
+the errors of a wrong one. The distance of transformers from its own fp64 result shows the precision that fp32 allows.
 
     python benchmarks/full_shape_parity.py --shape both
 
@@ -38,12 +38,12 @@ SHAPES = {"gpt2": (12, 768, 12), "gpt2-medium": (24, 1024, 16)}  # layers, width
 VOCAB_SIZE, CONTEXT = 50257, 1024
 BATCH, TOKENS = 2, 48
 LIMITS = {0.02: 2e-5, 0.08: 2e-4}  # largest difference from transformers
-TIMES_OWN_ERROR = 2.0  # at the other deviations: how many times transformers' own distance from fp64
+TIMES_OWN_ERROR = 2.0  # at the other deviations: maximum multiple of transformers' own distance from fp64
 
 
 @dataclass
 class Result:
-    """What one model gives on the tokens: logits (B, T, V), the mean loss, and gradients by transformers' names."""
+    """One model's results on the tokens: logits (B, T, V), the mean loss, and gradients under transformers' names."""
 
     logits: torch.Tensor
     loss: float
@@ -91,7 +91,7 @@ def write_mirror(mirror: Path, name: str, std: float) -> Path:
 
 
 def transformers_result(folder: Path, dtype: torch.dtype) -> Result:
-    """transformers on the tokens, with its plain attention."""
+    """The results of transformers, with its eager attention."""
     model = transformers.GPT2LMHeadModel.from_pretrained(folder, dtype=dtype, attn_implementation="eager").eval()
     input_ids, labels = tokens()
     output = model(input_ids, labels=labels)
@@ -104,7 +104,7 @@ def transformers_result(folder: Path, dtype: torch.dtype) -> Result:
 
 
 def our_result(name: str) -> tuple[Result, dict]:
-    """Our model on the tokens, loaded by its registry name; and what became of the file's tensors."""
+    """The results of our model, loaded by its registry name, and the report on the file's tensors."""
     loaded = locate_weights(name, fetch=True).load()
     model = loaded.model
     input_ids, labels = tokens()
@@ -175,7 +175,7 @@ def measure(name: str, std: float, directory: Path | None) -> dict:
 
 
 def main() -> int:
-    """Measure, print a line a case, write the JSON; 1 if a criterion is not met."""
+    """Measure, print a line per case, write the JSON. Returns 1 if a criterion is not met."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", choices=[*SHAPES, "both"], default="both")
     parser.add_argument("--std", type=float, nargs="+", default=[0.02, 0.08, 0.2])

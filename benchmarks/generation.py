@@ -1,16 +1,16 @@
-"""Tokens per second of GPT-2 124M on this CPU: ours, transformers', CTranslate2's and llama.cpp's, turn by turn.
+"""Tokens per second of GPT-2 124M on this CPU: ours, transformers, CTranslate2 and llama.cpp, in alternating rounds.
 
-Random weights of the full shape are written in transformers' layout and read by all. Each engine continues the same
-prompts greedily with its cache; the prompt alone (one new token) is timed apart from the rest, so that prefill and
-decoding stand side by side. Seconds are those of the clock and of the processor, which say more on a machine with other
-work. The memory ceiling is the speed at which one thread reads as many bytes as a token reads, measured in the same rounds
-with read_memory.cpp, compiled like our step, over pages of 2 MB (where Linux gives them) that hold numbers.
+Random weights of the full shape are written in transformers' layout and read by all engines. Each engine continues the
+same prompts greedily with its cache; the prompt (one new token) is timed separately from the rest, so that prefill and
+decoding can be compared. Seconds are wall-clock time and processor time, which is more reliable on a machine with other
+load. The memory ceiling is the speed at which one thread reads the bytes that a token needs, measured in the same rounds
+with read_memory.cpp, compiled like our step, over initialised memory in pages of 2 MB (if Linux provides them).
 
     python benchmarks/generation.py --threads 1 --rounds 5
 
-Needs the `dev` extra and 6 GB of memory. CTranslate2 and xllamacpp take part where they are installed, or lie in the
-folder that --packages names (`pip install --target FOLDER ctranslate2`). Writes generation.json and its table into
-README.md beside it; --quality adds what int8 and int4 cost in perplexity, with the bundled mini.
+Needs the `dev` extra and 6 GB of memory. CTranslate2 and xllamacpp are included if they are installed, or are in
+the folder of --packages (`pip install --target FOLDER ctranslate2`). Writes generation.json and its table into README.md
+beside it; --quality adds the perplexity that int8 and int4 cost, with the bundled mini.
 """
 
 import argparse
@@ -44,18 +44,18 @@ from finetune.models.packed import FEW_BITS, few_bits_decoder
 
 HERE = Path(__file__).parent
 WIDTHS = ("fp32", "bf16", "fp16", "int8", "int4")
-READ = 500_000_000  # bytes that are read to measure the memory
+READ = 500_000_000  # bytes read to measure the memory's speed
 
 
 def reader() -> Callable[[torch.Tensor], int]:
-    """What reads every byte of a tensor."""
+    """A function that reads every byte of a tensor."""
     read = compiled_library(HERE / "read_memory.cpp").read_all
     read.restype, read.argtypes = ctypes.c_int64, [ctypes.c_void_p, ctypes.c_int64]
     return lambda pages: int(read(pages.data_ptr(), pages.numel() * pages.element_size()))
 
 
 def read_speed(read: Callable[[torch.Tensor], int], pages: torch.Tensor) -> tuple[float, float]:
-    """Bytes per second of the clock and of the processor, over memory that holds numbers: the best of three."""
+    """Bytes per second by wall clock and by processor time, over initialised memory: the best of three."""
     clocks, processors = [], []
     for _ in range(3):
         clock, processor = time.perf_counter(), time.process_time()
@@ -67,14 +67,14 @@ def read_speed(read: Callable[[torch.Tensor], int], pages: torch.Tensor) -> tupl
 
 
 def timed(engine: Engine, prompts: list[list[int]], new: int) -> tuple[list[list[int]], float, float]:
-    """The tokens, seconds of the clock, and seconds of the processor."""
+    """The tokens, wall-clock seconds, and processor seconds."""
     clock, processor = time.perf_counter(), time.process_time()
     tokens = engine.write(prompts, new)
     return tokens, time.perf_counter() - clock, time.process_time() - processor
 
 
 def measure(folder: Path, batch: int, arguments: argparse.Namespace) -> dict:
-    """One batch size: every engine once a round, in turn, after a warm-up."""
+    """Measure one batch size: every engine once per round, in turn, after a warm-up."""
     generator = torch.Generator().manual_seed(batch)
     prompts = torch.randint(0, 50256, (batch, arguments.prompt_tokens), generator=generator).tolist()
     named = list(engines(folder, arguments.layers, batch, arguments.threads, arguments.widths))
@@ -124,7 +124,7 @@ def measure(folder: Path, batch: int, arguments: argparse.Namespace) -> dict:
 
 @torch.inference_mode()
 def quality(tokens: int = 4096) -> dict:
-    """What fewer bits cost: perplexity of the bundled mini on the sample text, and how many greedy tokens stay the same."""
+    """The cost of fewer bits: perplexity of the bundled mini on the sample text, and the number of unchanged greedy tokens."""
     model, tokenizer = finetune.load("mini")
     ids = tokenizer.encode(asset("data", "text", "sample.txt").read_text(encoding="utf-8"))
     length = model.config.context
@@ -257,7 +257,7 @@ def main() -> None:
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """Of those that are installed."""
+    """Versions of the installed engines."""
     found = {}
     for name in packages:
         try:

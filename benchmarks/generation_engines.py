@@ -1,6 +1,6 @@
 """The engines that benchmarks/generation.py compares: the same GPT-2 in each, and the same call.
 
-CTranslate2 and llama.cpp (through xllamacpp) take part where they can be imported.
+CTranslate2 and llama.cpp (through xllamacpp) are included if they can be imported.
 """
 
 import json
@@ -30,11 +30,11 @@ PLAIN, NOT_COMPILED = "transformers", "finetune, not compiled"
 
 @dataclass
 class Engine:
-    """One way to generate. write: continues prompts of one length by so many tokens, and returns the new ones if
-    the engine says them."""
+    """One engine. write: continues prompts of equal length by a number of tokens, and returns the new ones if the
+    engine reports them."""
 
     name: str
-    width: str  # of its weights: fp32, fp16, bf16, int8, int4
+    width: str  # type of its weights: fp32, fp16, bf16, int8, int4
     weight_bytes: float
     write: Callable[[Tokens, int], Tokens]
 
@@ -53,7 +53,7 @@ def tokenizer_of_pairs(size: int = 50257) -> Tokenizer:
 
 
 def load_ours(folder: Path, layers: int) -> GPT:
-    """The weights of transformers' folder in our model."""
+    """Our model with the weights in a folder written by transformers."""
     with safe_open(folder / "model.safetensors", "pt") as file:
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
         ours, _ = load_gpt(GPTConfig(layers=layers), shapes, file.get_tensor, str(folder))
@@ -61,7 +61,7 @@ def load_ours(folder: Path, layers: int) -> GPT:
 
 
 def engines(folder: Path, layers: int, batch: int, threads: int, widths: list[str]) -> Iterator[Engine]:
-    """Every engine of these widths that is at hand, loaded."""
+    """Every available engine of these widths, loaded."""
     if not folder.exists():
         torch.manual_seed(0)
         transformers.GPT2LMHeadModel(transformers.GPT2Config(n_layer=layers)).save_pretrained(folder)
@@ -79,7 +79,7 @@ def engines(folder: Path, layers: int, batch: int, threads: int, widths: list[st
     if "int8" in widths:
         yield Engine("finetune, int8", "int8", matrices, _decoder(few_bits_decoder(ours, "int8")))
     if "int4" in widths:
-        head = ours.output.numel()  # stays int8, as Q4_0 keeps it in Q8_0
+        head = ours.output.numel()  # stays int8, as Q4_0 files have it in Q8_0
         own = few_bits_decoder(ours, "int4")
         yield Engine("finetune, int4", "int4", (matrices - head) * 18 / 32 + head, _decoder(own))
     if find_spec("ctranslate2"):
@@ -156,7 +156,7 @@ def _ctranslate2(folder: Path, kind: str, threads: int) -> Callable[[Tokens, int
 
 
 def _llama_cpp(path: Path, model: GPT, kind: str, batch: int, threads: int) -> Callable[[Tokens, int], Tokens]:
-    """llama.cpp on our GGUF, a slot for each sequence."""
+    """llama.cpp on our GGUF, with a slot per sequence."""
     import xllamacpp
 
     if not path.exists():
@@ -173,7 +173,7 @@ def _llama_cpp(path: Path, model: GPT, kind: str, batch: int, threads: int) -> C
         asked = {"prompt": prompt, "temperature": 0.0, "top_k": 1, "n_predict": new, "cache_prompt": False}
         used = server.handle_completions(asked | {"ignore_eos": True})["usage"]
         assert used["completion_tokens"] == new and used["prompt_tokens"] == len(prompt), used
-        return []  # it answers with text, not with tokens
+        return []  # it returns text, not tokens
 
     def write(prompts: Tokens, new: int) -> Tokens:
         if len(prompts) == 1:

@@ -1,13 +1,13 @@
-"""Answers of llama.cpp from an exported GGUF file beside those of `finetune chat`, in every prompt style.
+"""Compare llama.cpp's answers from an exported GGUF file with those of `finetune chat`, in every prompt style.
 
 For each style a run of `instruct` on mini and the bundled sample is trained by the real command and exported in f32, f16
-and q8_0: for one step, so that its answers are long, or for more, so that they are answers. The same 100 questions are
-then asked greedily: ours in the conversation behind `finetune chat`, llama.cpp's through the chat template in the file
-and the stop strings in the Modelfile, by xllamacpp. In the style chat every second question follows on the answer to the
-one before. The loss is that of the dequantized file on the test records.
+and q8_0: for one step, which gives long answers, or for more steps, which give real ones. The same 100 questions are
+then answered greedily: by us in the conversation behind `finetune chat`, by llama.cpp (xllamacpp) with the chat template
+in the file and the stop strings in the Modelfile. In the style chat, every second question is a second turn after the
+previous answer. The loss is that of the dequantized file on the test records.
 
     python benchmarks/gguf_answers.py                       # a quarter of an hour on one thread
-    python benchmarks/gguf_answers.py --steps 20            # as long again; what was measured otherwise stays
+    python benchmarks/gguf_answers.py --steps 20            # as long again; keeps the other measurements
     python benchmarks/gguf_answers.py --styles chat         # one style
 
 Writes gguf_answers.jsonl, and its table to README.md. Needs the extra `dev`.
@@ -54,7 +54,7 @@ PAGE = Path(__file__).with_name("README.md")
 
 
 def measure(folder: Path, style: str, steps: int) -> list[dict]:
-    """A row for each width of one style."""
+    """Measure one style: a row per width."""
     run = folder / "runs" / "answers"
     settings = [word for pair in (*SETTINGS, *STYLES[style], f"train.max_steps={steps}") for word in ("--set", pair)]
     command(folder, "run", "instruct", "--name", "answers", *settings)
@@ -88,7 +88,7 @@ def measure(folder: Path, style: str, steps: int) -> list[dict]:
 
 
 def command(folder: Path, *words: str | Path) -> None:
-    """The real command in a process of its own."""
+    """Run the real command in its own process."""
     done = subprocess.run(
         [sys.executable, "-m", "finetune", *map(str, words)], cwd=folder, capture_output=True, text=True, check=False
     )
@@ -97,7 +97,7 @@ def command(folder: Path, *words: str | Path) -> None:
 
 
 def questions() -> list[str]:
-    """So many different questions of the bundled sample, each in one line."""
+    """Different questions of the bundled sample at random, each in one line."""
     records = read_rows(asset("data", "instruct") / "sample.jsonl")
     found = dict.fromkeys(" ".join(f"{row['instruction']} {row.get('input', '')}".split()) for row in records)
     order = np.random.default_rng(0).permutation(len(found))
@@ -105,7 +105,7 @@ def questions() -> list[str]:
 
 
 def converse(conversation: Conversation, asked: list[str]) -> tuple[list[str], list[list[dict[str, str]]]]:
-    """Our answers, and the messages before each. Where the style remembers, every second question is a second turn."""
+    """Our answers, and the messages before each. If the style supports several turns, every second question is a second turn."""
     ours, before = [], []
     for number, question in enumerate(asked):
         if number % 2 == 0:
@@ -119,7 +119,7 @@ def converse(conversation: Conversation, asked: list[str]) -> tuple[list[str], l
 
 
 def answers(directory: Path, messages: list[list[dict[str, str]]], context: int) -> list[str]:
-    """llama.cpp's, by the file's chat template and the Modelfile's stop strings."""
+    """llama.cpp's answers, with the file's chat template and the Modelfile's stop strings."""
     modelfile = (directory / "Modelfile").read_text(encoding="utf-8")
     stop = re.findall(r'^PARAMETER stop """(.*?)"""$', modelfile, flags=re.M | re.S)
     server = open_server(directory / FILE, context)
@@ -131,7 +131,7 @@ def answers(directory: Path, messages: list[list[dict[str, str]]], context: int)
 
 
 def smallest_gap(conversation: Conversation, messages: list[dict[str, str]]) -> float:
-    """How much likelier our answer's tokens are than the next best ones, at the closest: a difference of logits."""
+    """The smallest logit margin between a token of our answer and the second-best token."""
     said = Dialogue(0, [Message(**own) for own in messages])
     prompt = conversation_ids(said, conversation.tokenizer, conversation.settings)
     end = conversation.tokenizer.end_of_text

@@ -1,13 +1,13 @@
-"""GPT-2 124M on one GPU, ours beside transformers in one process, in at most four minutes.
+"""Compare ours with transformers on GPT-2 124M on one GPU, in one process, in at most four minutes.
 
-Random weights of the full shape, the same in both. Four works: an epoch of short texts with all weights, by the Trainer
-at its best batch order and by ours, eager and captured; language modelling at 1,024 tokens, by a plain loop and by each
-of our paths; generation; LoRA. Each figure stands beside a check that both sides compute the same.
+Random weights of the full shape, the same in both. Four workloads: an epoch of short texts with all weights, by the
+Trainer with its best batch order and by ours, eager and captured; language modelling at 1,024 tokens, by a plain loop and
+by each of our paths; generation; LoRA. Each figure comes with a check that both sides compute the same.
 
     python benchmarks/gpu.py --out gpu.json
     python benchmarks/gpu.py --smoke                    # the same code, tiny, on a CPU: a test runs it
 
-Needs torch 2.10 or newer, transformers and peft. What a torch does not have is left out, and said.
+Needs torch 2.10 or newer, transformers and peft. Features that torch lacks are left out, with a note.
 """
 
 import argparse
@@ -51,14 +51,14 @@ from finetune.training.token_rows import TokenRows
 from finetune.training.trainable import freeze
 
 PEAK_FLOPS = 989e12  # dense bf16 of an H100 or H200
-LIMIT = 240.0  # seconds for everything
+LIMIT = 240.0  # maximum seconds in all
 COMPILATION = 75.0  # seconds that must be left to try compiling
 THEIRS = "transformers"
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured."""
+    """The size of the measurements."""
 
     shape: GPTConfig
     rows: int  # short texts of an epoch
@@ -76,7 +76,7 @@ TINY = Size(GPTConfig(256, 64, 32, 2, 2), rows=48, batch=8, rounds=1, blocks=4, 
 
 @dataclass(frozen=True)
 class Row:
-    """One measurement. rate: of `unit` per second; ratio: to transformers' rate in the same work."""
+    """One measurement. rate: `unit` per second; ratio: to transformers' rate in the same workload."""
 
     work: str
     way: str
@@ -84,7 +84,7 @@ class Row:
     rate: float
     unit: str
     ratio: float | None = None
-    same: str = ""  # what was compared, and how far apart it is
+    same: str = ""  # the compared values, and their difference
     more: str = ""
 
 
@@ -114,13 +114,13 @@ class Bench:
         return LIMIT - (time.monotonic() - self.begun)
 
     def gpt(self) -> GPT:
-        """Ours, with transformers' weights."""
+        """Our model, with transformers' weights."""
         tensors = self.theirs.state_dict()
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         return load_gpt(self.size.shape, shapes, tensors.__getitem__, "the benchmark")[0].to(self.device)
 
     def clock(self) -> float:
-        """Seconds, once the device has done its work."""
+        """The time in seconds, after the device has finished its work."""
         if self.device.type == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter()
@@ -132,7 +132,7 @@ class Bench:
         return self.clock() - start
 
     def add(self, work: str, unit: str, amount: float, seconds: dict[str, list[float]], **more: dict[str, str]) -> None:
-        """Rows for the medians of these seconds. amount: units of one measurement. same, more: words for each way."""
+        """Add rows for the medians of these seconds. amount: units per measurement. same, more: texts by way."""
         medians = {way: statistics.median(took) for way, took in seconds.items()}
         for way, took in medians.items():
             ratio = round(medians[THEIRS] / took, 3) if THEIRS in medians else None
@@ -141,7 +141,7 @@ class Bench:
             print(asdict(self.rows[-1]), flush=True)
 
     def note(self, text: str) -> None:
-        """Something that was left out."""
+        """Note something that was left out."""
         self.notes.append(text)
         print(text, flush=True)
 
@@ -160,7 +160,7 @@ def short_texts(size: Size) -> Examples:
 
 
 def our_classifier(bench: Bench, data: Examples, method: str) -> tuple[Job[Classifier], Train]:
-    """The job of the real run, and its settings."""
+    """The job of a real run, and its settings."""
     size = bench.size
     settings = Train(
         method=method, epochs=1, lr=1e-4, batch_size=size.batch, precision=size.precision, micro_batch_tokens=4096
@@ -176,14 +176,14 @@ def our_classifier(bench: Bench, data: Examples, method: str) -> tuple[Job[Class
 
 
 def eager_steps(bench: Bench, job: Job, settings: Train) -> EagerSteps:
-    """Eager steps on a job, which the other ways are made of."""
+    """Eager steps on a job, from which the other ways are built."""
     accelerator = Accelerator(cpu=bench.device.type == "cpu")
     optimizers = build_optimizers(job.model, "adamw", 0.1, (0.9, 0.99))
     return EagerSteps(accelerator, job.model, optimizers, job, settings, keep_rows(job, bench.device))
 
 
 def ways_of(bench: Bench, job: Job, settings: Train) -> dict[str, Callable[[EagerSteps], Steps]]:
-    """eager, and captured where that is possible."""
+    """The ways to step: eager, and captured if possible."""
     if refused := why_not(eager_steps(bench, job, settings)):
         bench.note(f"not captured: {refused}")
         return {"eager": lambda eager: eager}
@@ -191,7 +191,7 @@ def ways_of(bench: Bench, job: Job, settings: Train) -> dict[str, Callable[[Eage
 
 
 def their_epoch(bench: Bench, data: Examples, folder: str) -> float:
-    """Seconds of one epoch by the Trainer, with the batches of similar lengths that it can make."""
+    """Seconds of one epoch by the Trainer, with its batches of similar lengths."""
     own = transformers.GPT2ForSequenceClassification(bench.config)
     own.transformer.load_state_dict(bench.theirs.transformer.state_dict())
     rows = [{"input_ids": ids, "labels": int(label)} for ids, label in zip(data.ids, data.targets, strict=True)]
@@ -233,7 +233,7 @@ def their_epoch(bench: Bench, data: Examples, folder: str) -> float:
 
 
 def classification(bench: Bench) -> None:
-    """Two epochs of short texts, all weights; the first one captures. transformers' is the first one."""
+    """Two epochs of short texts, all weights; captured steps are captured in the first. transformers runs only one."""
     size, data = bench.size, short_texts(bench.size)
     seconds: dict[str, list[float]] = {THEIRS: []}
     found: dict[str, tuple[Tensor, Tensor]] = {}
@@ -256,26 +256,26 @@ def classification(bench: Bench) -> None:
 
 
 def taken(bench: Bench, steps: Steps, batches: list[list[int]], epoch: int = 0) -> tuple[float, list[Tensor]]:
-    """Seconds of a step on each of these batches, and their losses and norms."""
+    """Seconds for a step on each of these batches, and their losses and norms."""
     start = bench.clock()
     found = [steps.take(rows, number, epoch, 1e-4) for number, rows in enumerate(batches)]
     return bench.clock() - start, found
 
 
 def moved(model: nn.Module) -> Tensor:
-    """All trained weights, on the CPU."""
+    """All trainable weights, on the CPU."""
     return torch.cat([p.detach().flatten() for p in model.parameters() if p.requires_grad]).cpu()
 
 
 def apart(own: tuple[Tensor, Tensor], eager: tuple[Tensor, Tensor]) -> str:
-    """How far a way's losses and weights are from eager's."""
+    """The largest difference of a way's losses and weights from the eager ones."""
     losses, weights = ((one - other).abs().max() for one, other in zip(own, eager, strict=True))
     exact = "bit for bit, " if not losses and not weights else ""
     return f"{exact}losses within {losses:.1e} of eager's, weights within {weights:.1e}"
 
 
 def packed_blocks(size: Size, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Blocks of documents of about 400 tokens, each begun by the last id."""
+    """Blocks of documents of about 400 tokens, each of which begins with the last id."""
     random, T = np.random.default_rng(3), size.shape.context
     for _ in range(steps):
         ids = torch.from_numpy(random.integers(0, size.shape.vocab_size - 1, (size.blocks, T + 1)))
@@ -284,7 +284,7 @@ def packed_blocks(size: Size, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def their_steps(bench: Bench, blocks: list[Tensor]) -> Callable[[int], Tensor]:
-    """A plain loop's step on a block, by its number; gives the loss."""
+    """A plain loop's step on the block of a given number, which returns the loss."""
     model = copy.deepcopy(bench.theirs).to(bench.device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.1, betas=(0.9, 0.99), fused=True)
 
@@ -302,7 +302,7 @@ def their_steps(bench: Bench, blocks: list[Tensor]) -> Callable[[int], Tensor]:
 
 
 def language_modelling(bench: Bench) -> None:
-    """Steps of full blocks, without attention across documents in ours; transformers' plain loop attends across."""
+    """Steps of full blocks, ours without attention across documents; transformers' plain loop attends across."""
     size, end = bench.size, bench.size.shape.vocab_size - 1
     tokens = size.blocks * size.shape.context
     blocks = list(packed_blocks(size, size.steps + 2))
@@ -395,7 +395,7 @@ def generation(bench: Bench) -> None:
         }
         seconds: dict[str, list[float]] = {way: [] for way in sides}
         written: dict[str, Tensor] = {}
-        for number in range(size.rounds + 1):  # the first warms up
+        for number in range(size.rounds + 1):  # the first call warms up
             for way, side in sides.items():
                 start = bench.clock()
                 written[way] = side()
@@ -408,7 +408,7 @@ def generation(bench: Bench) -> None:
 
 
 def lora(bench: Bench) -> None:
-    """Steps of short texts with adapters on every linear layer of the blocks; transformers with peft in a plain loop."""
+    """Steps on short texts with adapters on every linear layer of the blocks; transformers with peft in a plain loop."""
     size, data = bench.size, short_texts(bench.size)
     batches = epoch_batches(data.ids.lengths(), size.batch, 123, 0)[: 3 * size.steps]
     texts = sum(map(len, batches))
@@ -427,7 +427,7 @@ def lora(bench: Bench) -> None:
 
 
 def their_lora(bench: Bench, data: Examples, batches: list[list[int]]) -> float:
-    """Seconds of these batches by transformers and peft."""
+    """Seconds for these batches with transformers and peft."""
     from peft import LoraConfig, TaskType, get_peft_model
 
     own = transformers.GPT2ForSequenceClassification(bench.config)
@@ -460,7 +460,7 @@ def their_lora(bench: Bench, data: Examples, batches: list[list[int]]) -> float:
 
 @contextmanager
 def told(bench: Bench, name: str) -> Iterator[None]:
-    """Go on with the next work if this one fails, so that a lent device is not wasted; say the error."""
+    """Note the error if a workload fails, and continue with the next, so that device time is not wasted."""
     try:
         yield
     except (RuntimeError, ImportError, TypeError, ValueError, AttributeError) as error:

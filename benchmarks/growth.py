@@ -1,8 +1,8 @@
-"""How the cost of a training grows with rows, length, trained blocks, classes and model size, with fitted exponents.
+"""The growth of a training's cost with rows, length, trained blocks, classes and model size, with fitted exponents.
 
-Whole trainings of one epoch on random ids, processor seconds on one thread; the exponent is the slope of a straight line
-through the logarithms, over the larger half of the points, where fixed costs matter least. Writes growth.json, growth.png
-and its section of README.md.
+Whole trainings of one epoch on random ids, in processor seconds on one thread. The exponent is the slope of a line fitted
+to the logarithms of the larger half of the points, where fixed costs matter least. Writes growth.json, growth.png and
+its section of README.md.
 
     python benchmarks/growth.py
 """
@@ -32,9 +32,9 @@ BASE = {"rows": 64, "length": 64, "blocks": 4, "classes": 2, "width": 128}
 AXES = {
     "rows": (32, 64, 128, 256),
     "length": (32, 64, 128, 256, 512),
-    "blocks": (1, 2, 4, 8),  # trained, of eight
+    "blocks": (1, 2, 4, 8),  # trained blocks, of eight
     "classes": (2, 16, 128, 1024, 4096),
-    "width": (64, 128, 256, 384),  # of four blocks
+    "width": (64, 128, 256, 384),  # with four blocks
 }
 UNITS = {"rows": "rows", "length": "tokens a text", "blocks": "trained blocks of 8", "classes": "classes"}
 
@@ -56,7 +56,7 @@ def seconds(rows: int, length: int, blocks: int, classes: int, width: int, layer
 
 
 def parameters(width: int) -> int:
-    """Of the four blocks of this width."""
+    """Parameters of four blocks of this width."""
     return 12 * 4 * width * width
 
 
@@ -102,7 +102,7 @@ def section(record: dict) -> str:
 
 
 def short(number: int) -> str:
-    """A number as the axis shows it: 512, 4k, 7.1M."""
+    """A number for the axis: 512, 4k, 7.1M."""
     for unit, size in (("M", 1e6), ("k", 1e3)):
         if number >= size:
             return f"{number / size:.{0 if number >= 10 * size else 1}f}{unit}"

@@ -1,19 +1,19 @@
 """Does the bundled checkpoint earn its place? mini, random weights of its shape, and TF-IDF, by the number of labels.
 
     python benchmarks/learning_curves.py --data FOLDER [--sets NAME ...] [--only-budgets 100 all] [--seeds 1 2]
-    python benchmarks/learning_curves.py          the table and the plot again, from the rows that are there
+    python benchmarks/learning_curves.py          writes the table and the plot again, from the existing rows
 
 FOLDER holds SMSSpamCollection, trec_train.csv, trec_test.csv and tweet_emotion_train.csv, _val.csv and _test.csv.
 
-So many labels are drawn from a set's training rows by the seed, stratified. A fifth of them is the validation part,
-which chooses the checkpoint, or the logistic regression's C; the test part is always the same, whole. Training goes by
-the project's own defaults: all weights move; mini with lr 5e-4 for 5 epochs, random weights with 1e-3 for 12; a stop
-after 4 validations without a gain. Where that gives fewer than LEAST_STEPS optimizer steps, the training rows are
-repeated within each epoch until it does, by the same rule for both. The seed also draws the head, the random weights
-and the order of the rows.
+The seed draws a stratified sample of labelled rows from a set's training rows. A fifth of them is for validation, which
+chooses the checkpoint, or the logistic regression's C; the test split is always the same. Training uses the project's
+defaults: all weights are trained; mini with lr 5e-4 for 5 epochs, random weights with 1e-3 for 12; early stopping after
+4 validations without a gain. If that gives fewer than LEAST_STEPS optimizer steps, the training rows are repeated within
+each epoch until there are enough, by the same rule for both. The seed also determines the head, the random weights and
+the order of the rows.
 
-Every run adds a row to learning_curves.jsonl and is not done again; rows that another mini left are done anew. Several
-processes may work side by side on different sets.
+Every run adds a row to learning_curves.jsonl and is not repeated, except if its row comes from another version of mini.
+Several processes can run at the same time on different sets.
 """
 
 import argparse
@@ -48,12 +48,12 @@ ROWS = Path(__file__).with_suffix(".jsonl")
 PLOT = Path(__file__).with_suffix(".png")
 PAGE = Path(__file__).with_name("README.md")
 BUDGETS = [50, 100, 200, 500, "all"]
-FIRST = [100, "all", 50, 200, 500]  # the order in which runs are done: the two that say most come first
+FIRST = [100, "all", 50, 200, 500]  # the order of the runs, the two most informative budgets first
 NAMES = {MINI: "mini", RANDOM: "random weights, same shape", TFIDF: "TF-IDF + logistic regression"}
 
 
 def values_of(rows: list[dict], metric: str) -> dict[tuple, list[float | None]]:
-    """(set, budget, model) -> the metric by seed; none where the run is missing."""
+    """(set, budget, model) -> the metric by seed; None if the run is missing."""
     by_model = {model: current(rows, model) for model in NAMES}
     return {
         (name, budget, model): [by_model[model].get((name, budget, seed), {}).get(metric) for seed in SEEDS]
@@ -79,13 +79,13 @@ def table(rows: list[dict], metrics: dict[str, str]) -> str:
 
 
 def labels_of(rows: list[dict], name: str, budget: int | str) -> str:
-    """50, or all 4,116."""
+    """A number of labels as text: 50, or all 4,116."""
     whole = {row["labels"] for row in rows if (row["set"], row["budget"]) == (name, "all")}
     return str(budget) if budget != "all" else f"all {max(whole):,}" if whole else "all"
 
 
 def verdict(rows: list[dict]) -> str:
-    """How often mini is ahead, behind, or neither where all runs are there: the difference's interval decides."""
+    """How often mini is ahead, behind, or neither, by the interval of the difference, where no run is missing."""
     found, sentences = values_of(rows, "accuracy"), []
     for other in (RANDOM, TFIDF):
         pairs = {
@@ -105,14 +105,14 @@ def verdict(rows: list[dict]) -> str:
 
 
 def _listed(places: list[tuple]) -> str:
-    """2 (TREC 50, 100), or 0."""
+    """A count with its cases: 2 (TREC 50, 100), or 0."""
     budgets = {name: [str(budget) for own, budget in places if own == name] for name, _ in places}
     named = "; ".join(f"{name} {', '.join(own)}" for name, own in budgets.items())
     return f"{len(places)} ({named})" if places else "0"
 
 
 def section(rows: list[dict]) -> str:
-    """The page's section, from the rows alone."""
+    """The page's section, from the rows only."""
     start = [row["start"] for row in rows if row["model"] == MINI][-1:]
     threads = sorted({row["threads"] for row in rows if row["model"] == MINI and row["start"] in start})
     sizes = {row["set"]: row["n_test"] for row in rows}
@@ -151,7 +151,7 @@ def section(rows: list[dict]) -> str:
 
 
 def plot(rows: list[dict], path: Path) -> None:
-    """Accuracy over labels, a panel a set; bars are the intervals, and points without all their runs are left out."""
+    """Plot accuracy over labels, a panel per set; bars are the intervals, and points with missing runs are left out."""
     found, counts = values_of(rows, "accuracy"), {row["set"]: {} for row in rows}
     for row in rows:
         counts[row["set"]][row["budget"]] = row["labels"]
@@ -197,7 +197,7 @@ def plot(rows: list[dict], path: Path) -> None:
 
 
 def main() -> None:
-    """Do the runs that are missing, then write the section and the plot."""
+    """Do the missing runs, then write the section and the plot."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, help="folder of the sets' files; none: no runs, the table alone")
     parser.add_argument("--sets", nargs="+", choices=list(FILES), default=list(FILES))

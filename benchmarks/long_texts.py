@@ -1,13 +1,13 @@
-"""Texts longer than the input: cut, head and tail, or windows, on mini, and what each costs.
+"""Texts longer than the input: cut, head and tail, or windows, on mini, and the cost of each.
 
     python benchmarks/long_texts.py --text FOLDER [--seeds 1 2 3] [--sets NAME ...]
-    python benchmarks/long_texts.py          the section again, from the rows that are there
+    python benchmarks/long_texts.py          writes the section again, from the existing rows
 
 FOLDER holds NAME.txt or NAME.txt.xz for each of the sources below, documents separated by a line of <|endoftext|>. The
-label of a document is its source. Mails are without their subject and without the tag of the list in it. A seed chooses
+label of a document is its source. Mails lack their subject, which would contain the tag of the list. A seed determines
 the documents' split, the head and the order of the rows, and is the same for the three ways.
 
-Every run adds a row to long_texts.jsonl and is not done again; rows that another mini left are done anew.
+Every run adds a row to long_texts.jsonl and is not repeated, except if its row comes from another version of mini.
 """
 
 import argparse
@@ -32,8 +32,8 @@ ROWS = Path(__file__).with_suffix(".jsonl")
 PAGE = Path(__file__).with_name("README.md")
 SOURCES = ("mailing_list_ham", "open_project_blogs", "developer_guides", "stackexchange_small_sites")
 OPENING = "wikipedia_english"
-EACH = 150  # documents of a source
-WORDS = (100, 220)  # of a document
+EACH = 150  # documents per source
+WORDS = (100, 220)  # minimum and maximum words of a document
 MAX_LENGTH = 64
 SPLIT = {"val_fraction": 0.1, "test_fraction": 0.3}
 TRAIN = {"method": "last-blocks", "epochs": 3, "threads": 1, "metric": "f1_macro"}
@@ -45,7 +45,7 @@ RESAMPLES = 10_000
 
 
 def documents(folder: Path, name: str, count: int, fewest: int = WORDS[0], most: int = WORDS[1]) -> list[str]:
-    """The first documents of a source with so many words."""
+    """The first documents of a source with a number of words in this range."""
     path = folder / f"{name}.txt"
     raw = path.read_text(encoding="utf-8") if path.exists() else _unpacked(folder / f"{name}.txt.xz")
     found = []
@@ -65,7 +65,7 @@ def _unpacked(path: Path) -> str:
 
 
 def write_set(name: str, folder: Path, target: Path) -> None:
-    """A set as a table of texts and labels."""
+    """Write a set as a table of texts and labels."""
     rows = [(text, source) for source in SOURCES for text in documents(folder, source, EACH)]
     if name == "late":
         openings = documents(folder, OPENING, len(rows), 60, 10**6)
@@ -78,7 +78,7 @@ def write_set(name: str, folder: Path, target: Path) -> None:
 
 
 def measure(data: Path, name: str, way: str, seed: int) -> dict:
-    """One run: which documents were tested, which of them the model got right, and what the training took."""
+    """One run: the tested documents, those classified correctly, and the costs of the training."""
     settings = {
         "classify": {"long_texts": way},
         "max_length": MAX_LENGTH,
@@ -106,13 +106,13 @@ def measure(data: Path, name: str, way: str, seed: int) -> dict:
 
 
 def current(rows: list[dict]) -> dict[tuple[str, str, int], dict]:
-    """The last row of each run, of the mini that is bundled."""
+    """The last row of each run that started from the bundled mini."""
     start = few_labels.start_id(few_labels.MINI)
     return {(row["set"], row["way"], row["seed"]): row for row in rows if row["start"] == start}
 
 
 def tested_and_right(rows: list[dict]) -> np.ndarray:
-    """How often each document was tested and got right (2, documents)."""
+    """How often each document was tested, and classified correctly (2, documents)."""
     counts = np.zeros((2, EACH * len(SOURCES)))
     for row in rows:
         for at, key in enumerate(("tested", "right")):
@@ -121,7 +121,7 @@ def tested_and_right(rows: list[dict]) -> np.ndarray:
 
 
 def line(found: dict, name: str, way: str) -> str:
-    """A row of the table: accuracy, its difference from cutting paired by document, and costs relative to cutting."""
+    """A row of the table: accuracy, its difference from cutting, paired by document, and costs relative to cutting."""
     seeds = [seed for one, own, seed in found if (one, own) == (name, way) and (name, CUT, seed) in found]
     if not seeds:
         return f"| {name} | {way} | 0 | missing | | | |"
@@ -142,7 +142,7 @@ def line(found: dict, name: str, way: str) -> str:
 
 
 def section(rows: list[dict]) -> str:
-    """The page's section, from the rows alone."""
+    """The page's section, from the rows only."""
     found = current(rows)
     tested = sum(len(row["tested"]) for (_, way, _), row in found.items() if way == CUT)
     return "\n".join(
@@ -171,7 +171,7 @@ def section(rows: list[dict]) -> str:
 
 
 def main() -> None:
-    """Do the runs that are missing, then write the section."""
+    """Do the missing runs, then write the section."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--text", type=Path, help="folder of the sources; none: no runs, the section alone")
     parser.add_argument("--sets", nargs="+", choices=list(SETS), default=list(SETS))

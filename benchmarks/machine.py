@@ -1,4 +1,4 @@
-"""What a measurement ran on, in words."""
+"""A description of the machine that a measurement ran on."""
 
 import platform
 from pathlib import Path
@@ -9,7 +9,7 @@ from finetune.training.precision import device_type
 
 
 def device_name() -> str:
-    """The GPU, or the processor where there is none."""
+    """The GPU, or the processor if there is none."""
     return torch.cuda.get_device_name() if device_type() == "cuda" else processor_name()
 
 
@@ -25,7 +25,7 @@ def processor_name() -> str:
 
 
 def instruction_set() -> str:
-    """The widest vector instructions that torch uses here, with bf16 arithmetic where there is any."""
+    """The widest vector instructions that torch uses here, and bf16 arithmetic if there is any."""
     cpuinfo = Path("/proc/cpuinfo")
     flags = set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
     more = [name for name in ("avx512_bf16", "amx_bf16") if name in flags]

@@ -1,10 +1,10 @@
-"""Memory of loading a checkpoint, and memory and time of a step whose blocks run again in the backward pass.
+"""Memory of loading a checkpoint, and memory and time of a training step with and without activation checkpointing.
 
-Loading: random weights of GPT-2 124M, written by transformers; the peak of the process above what it held before, for
+Loading: random weights of GPT-2 124M, written by transformers; the peak of the process above its memory before, for
 ours and for transformers' from_pretrained. Steps: random weights of 124M and 355M, one step of full fine-tuning each
-after one that allocates the moments, with and without train.checkpoint_blocks; the peak of the process above that
-between steps, which is what the forward and backward passes take, gradients included. Each figure is from a process of
-its own, on a CPU, in fp32. What a larger batch keeps for its backward pass is counted without computing it.
+after one that allocates the moments, with and without train.checkpoint_blocks; the peak of the process above its memory
+between steps, which is the memory of the forward and backward passes, including gradients. Each figure is from its own
+process, on a CPU, in fp32. The activations saved for the backward pass of a larger batch are counted, not computed.
 
     python benchmarks/memory.py --threads 1
 
@@ -37,7 +37,7 @@ from finetune.recipe import Train
 OUT, PAGE = Path(__file__).with_suffix(".json"), Path(__file__).with_name("README.md")
 SHAPES = {"124M": GPTConfig(), "355M": GPTConfig(width=1024, layers=24, heads=16)}
 ROWS, LENGTH = 2, 128
-COUNTED = 8, 512  # rows and their length, where bytes are counted
+COUNTED = 8, 512  # rows and their length for counting saved bytes
 
 
 def main() -> None:
@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def child(threads: int, *words: str) -> dict[str, float]:
-    """The figures of a process of its own."""
+    """The figures from a separate process."""
     command = [sys.executable, __file__, "--threads", str(threads), "--child", *words]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
@@ -91,26 +91,26 @@ def write_weights(folder: Path) -> None:
 
 
 def load_ours(folder: str) -> torch.nn.Module:
-    """As every command loads a checkpoint."""
+    """Load a checkpoint as every command does."""
     from finetune.checkpoints.store import load_checkpoint
 
     return load_checkpoint(Path(folder)).model
 
 
 def load_theirs(folder: str) -> torch.nn.Module:
-    """As it comes."""
+    """Load a checkpoint with transformers' defaults."""
     from transformers import GPT2LMHeadModel
 
     return GPT2LMHeadModel.from_pretrained(folder)
 
 
 def held() -> int:
-    """Bytes in memory now."""
+    """The process's current memory in bytes."""
     return psutil.Process().memory_info().rss
 
 
 def measure_loading(load, folder: str) -> dict[str, float]:
-    """The second load of a process, so that imports do not count."""
+    """Measure the second load of a process, so that imports do not count."""
     load(folder)
     release_memory()
     before = held()
@@ -123,7 +123,7 @@ def measure_loading(load, folder: str) -> dict[str, float]:
 
 
 def measure_step(name: str, again: bool) -> dict[str, float]:
-    """A step of classification on rows without padding."""
+    """Measure a classification step on rows without padding."""
     from accelerate import Accelerator
 
     from finetune.training.job import Job
@@ -163,7 +163,7 @@ def measure_step(name: str, again: bool) -> dict[str, float]:
 
 
 def kept_bytes(name: str, again: bool) -> int:
-    """Bytes that the forward pass of `COUNTED` rows keeps for the backward pass, beside the weights."""
+    """Bytes that the forward pass of `COUNTED` rows saves for the backward pass, without the weights."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     from finetune.training.checkpointing import blocks_of, run_again
@@ -224,7 +224,7 @@ def section(found: dict) -> str:
 
 
 def megabytes(size: float) -> str:
-    """Of bytes."""
+    """Bytes in megabytes."""
     return f"{size / 1e6:,.0f} MB"
 
 

@@ -1,12 +1,12 @@
-"""How long a large table takes, and how much memory: checked, split and tokenized, each in a process of its own.
+"""Time and memory for a large table: check, split and tokenize it, each in its own process.
 
     python benchmarks/million_rows.py [ROWS] [--step STEP]
 
 Writes a CSV of ROWS rows of about 100 characters to a temporary folder (every 20th row repeats an earlier text, half of
 these with a word changed), runs each step in a fresh process and prints seconds and peak memory as JSON. `prepare` is
-what the stage does before it writes its files, `encode` makes the ids that training reads, and `check` is
-`finetune data check`. `predict` and `evaluate` are the commands, with mini's tokenizer and a model of one small layer
-with random weights: a real model adds its own memory, and takes far longer.
+the stage without writing its files, `encode` creates the ids that training reads, and `check` is `finetune data check`.
+`predict` and `evaluate` are the commands, with mini's tokenizer and a model of one small layer with random weights: a
+real model adds its own memory, and takes far longer.
 """
 
 import argparse
@@ -24,7 +24,7 @@ STEPS = ("read", "near-duplicates", "prepare", "encode", "check", "predict", "ev
 
 
 def write_table(path: Path, rows: int) -> None:
-    """Rows of words drawn as language draws them, few often and many rarely, under three labels."""
+    """Rows of words from a heavy-tailed distribution, as in language, with three labels."""
     source = random.Random(0)
     words = ["".join(source.choices("abcdefghijklmnopqrstuvwxyz", k=source.randint(2, 9))) for _ in range(20_000)]
     weights = [1 / (rank + 3) for rank in range(len(words))]
@@ -55,7 +55,7 @@ def write_table(path: Path, rows: int) -> None:
 
 
 def write_bundle(directory: Path) -> Path:
-    """A classifier of the table's labels that has learnt nothing and is quick."""
+    """A small, fast, untrained classifier of the table's labels."""
     from finetune.checkpoints.store import write_checkpoint
     from finetune.hub.assets import asset
     from finetune.models.gpt import GPT, GPTConfig
@@ -77,7 +77,7 @@ def write_bundle(directory: Path) -> Path:
 
 
 def run_step(step: str, path: Path) -> dict:
-    """One step in this process: its figures."""
+    """Run one step in this process. Returns its figures."""
     from finetune.hub.assets import asset
     from finetune.tables.readers import read_labelled
 

@@ -1,4 +1,4 @@
-"""What README's quick start prints where nothing can be downloaded, on one thread.
+"""Record the output of README's quick start without a network, on one thread.
 
     python benchmarks/quick_start.py
 
@@ -26,7 +26,7 @@ MESSAGES = [
 
 
 def main() -> None:
-    """Run, and record what is printed."""
+    """Run the quick start, and record its output."""
     environment = os.environ | {"PYTHONPATH": str(HERE.parent)}
 
     def lines(*words: str) -> list[str]:

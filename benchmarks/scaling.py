@@ -1,11 +1,11 @@
-"""What several GPUs are expected to give: a plain model of computing and communication, and its plot.
+"""The expected speed-up from several GPUs: a simple model of computation and communication, and its plot.
 
     python benchmarks/scaling.py        # writes docs/scaling.png and prints the table of docs/scaling.md
 
-Nothing here is measured on several GPUs. One step computes 6 FLOP for each parameter and token (Kaplan et al. 2020,
+Nothing here is measured on several GPUs. One step takes 6 FLOP per parameter and token (Kaplan et al. 2020,
 arXiv:2001.08361, section 2.1) at a share of the GPU's peak, two thirds of it in the backward pass. Data parallelism adds
 a ring all-reduce of the gradients: 2 (N - 1) / N times their bytes cross the slowest link, in 2 (N - 1) turns for each
-bucket (Patarasuk and Yuan 2009). PyTorch overlaps it with the backward pass; what does not fit there is waited for.
+bucket (Patarasuk and Yuan 2009). PyTorch overlaps it with the backward pass; the rest adds to the step's time.
 """
 
 import math
@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PEAK = 989e12  # bf16 FLOP/s of an H100 without sparsity
-SHARE = 0.40  # of the peak that one GPU reaches: assumed
+SHARE = 0.40  # assumed share of the peak that one GPU reaches
 GRADIENT_BYTES = 4  # fp32
-BUCKET_BYTES = 25e6  # of DistributedDataParallel
-TURN_SECONDS = 10e-6  # latency of passing a bucket's part on: assumed
-NODE = 8  # GPUs of a node
+BUCKET_BYTES = 25e6  # the default of DistributedDataParallel
+TURN_SECONDS = 10e-6  # assumed latency of passing a bucket's part on
+NODE = 8  # GPUs per node
 SIZES = {"124M": 124e6, "355M": 355e6, "774M": 774e6, "1.5B": 1558e6}
-TOKENS = (512, 4096, 16384)  # of each GPU in a step: 16 short texts, a step with micro_batch_tokens, pretraining
+TOKENS = (512, 4096, 16384)  # per GPU and step: 16 short texts, a step with micro_batch_tokens, pretraining
 COUNTS = (1, 2, 4, 8, 16, 32, 64)
 
 
@@ -28,8 +28,8 @@ class Link:
     """The slowest link of a ring, in bytes per second each way."""
 
     name: str
-    within: float  # a node
-    between: float  # nodes
+    within: float  # within a node
+    between: float  # between nodes
 
 
 LINKS = (
@@ -40,7 +40,7 @@ LINKS = (
 
 
 def step_seconds(parameters: float, tokens: int, gpus: int, link: Link) -> tuple[float, float]:
-    """Seconds that a step computes, and that it waits for gradients after the backward pass has ended."""
+    """Seconds of computation in a step, and of waiting for gradients after the backward pass."""
     computed = 6 * parameters * tokens / (SHARE * PEAK)
     size = parameters * GRADIENT_BYTES
     turns = 2 * (gpus - 1)
@@ -50,13 +50,13 @@ def step_seconds(parameters: float, tokens: int, gpus: int, link: Link) -> tuple
 
 
 def efficiency(parameters: float, tokens: int, gpus: int, link: Link) -> float:
-    """Tokens a second of each GPU, as a share of those of one GPU alone."""
+    """Tokens per second of each GPU, relative to a single GPU."""
     computed, waited = step_seconds(parameters, tokens, gpus, link)
     return computed / (computed + waited)
 
 
 def table() -> str:
-    """The expected efficiency, in Markdown, of 124M parameters; larger ones differ by a point or two."""
+    """The expected efficiency, in Markdown, for 124M parameters; larger models differ by a point or two."""
     lines = ["| tokens a GPU and step | link | " + " | ".join(f"{count} GPUs" for count in COUNTS[1:]) + " |"]
     lines.append("|---:|---|" + "---:|" * len(COUNTS[1:]))
     for tokens in TOKENS:

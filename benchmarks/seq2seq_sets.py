@@ -1,13 +1,13 @@
 """Both families of seq2seq on real sets: translation, headlines, paraphrases; mini, one training each.
 
     python benchmarks/seq2seq_sets.py --data FOLDER [--sets NAME ...] [--families NAME ...]
-    python benchmarks/seq2seq_sets.py          the table again, from the rows that are there
+    python benchmarks/seq2seq_sets.py          writes the table again, from the existing rows
 
 FOLDER holds eng-fra_40k_{train,valid,test}.tsv (Tatoeba, CC BY 2.0), agnews_headlines.jsonl (AG News, description to
 title) and mrpc_paraphrase_{train,test}.jsonl (Microsoft Research paraphrases). Each run is the real command, from
-mini's weights, with greedy decoding and one seed; both families get the same pairs and learning rate, and as many
-passes as they gain from, up to a most. Every run adds a row to seq2seq_sets.jsonl and is not done again. On a GPU all
-six take some minutes; on a CPU they are work for a night.
+mini's weights, with greedy decoding and one seed; both families get the same pairs and learning rate, and train
+until validation stops improving, up to a maximum. Every run adds a row to seq2seq_sets.jsonl and is not repeated. On a
+GPU all six take some minutes; on a CPU they take a night.
 """
 
 import argparse
@@ -25,8 +25,8 @@ from finetune.files import read_json
 
 ROWS = Path(__file__).with_suffix(".jsonl")
 PAGE = Path(__file__).with_name("README.md")
-PASSES = 12  # at most
-SETS = {  # pairs of an optimizer step, and the command's words about the data
+PASSES = 12  # maximum
+SETS = {  # pairs per optimizer step, and the data settings of the command
     "English to French": (
         256,
         "data=eng-fra_40k_train.tsv",
@@ -111,13 +111,13 @@ def measure(folder: Path, name: str, family: str, threads: int) -> None:
 
 
 def _whole(folder: Path, setting: str) -> str:
-    """A setting with its file's whole path."""
+    """A setting with the absolute path of its file."""
     key, _, value = setting.partition("=")
     return f"{key}={(folder / value).resolve()}" if (folder / value).is_file() else setting
 
 
 def table(rows: list[dict]) -> list[str]:
-    """Markdown: a line for each way to write targets, with 95 % intervals."""
+    """Markdown: a line for each model and baseline, with 95 % intervals."""
     lines = [
         "| set | written by | " + " | ".join(title for title, _ in METRICS.values()) + " | loss | training |",
         "|---|---|" + "---:|" * (len(METRICS) + 2),
@@ -131,7 +131,7 @@ def table(rows: list[dict]) -> list[str]:
             )
             lines.append(f"| {name} | mini, {row['family']} | {_cells(row['metrics'])} | {spent} |")
         for entry in own[0]["baselines"] if own else ():
-            if not entry["name"].startswith("the model"):  # its untrained state is another for each family
+            if not entry["name"].startswith("the model"):  # the untrained model differs by family
                 lines.append(f"| {name} | {NAMES[entry['name']]} | {_cells(entry['metrics'])} | |")
         lines += [
             f"| {name} | mini, {family} | missing |" + " |" * (len(METRICS) + 1)
@@ -155,7 +155,7 @@ def _cell(entry: dict | None, scale: float) -> str:
 
 
 def verdict(rows: list[dict]) -> list[str]:
-    """A line for each set: whether each family is above the better of the two baselines by chrF, by a paired test."""
+    """A line for each set: whether each family beats the better of the two baselines in chrF, by a paired test."""
     lines = []
     for name in SETS:
         own = [row for row in rows if row["set"] == name]
@@ -183,7 +183,7 @@ def verdict(rows: list[dict]) -> list[str]:
 
 
 def section(rows: list[dict]) -> str:
-    """The page's section, from the rows alone."""
+    """The page's section, from the rows only."""
     signatures = rows[-1]["signatures"] if rows else {}
     return "\n".join(
         [
@@ -206,7 +206,7 @@ def section(rows: list[dict]) -> str:
 
 
 def main() -> None:
-    """Do the runs that are missing, then write the section."""
+    """Do the missing runs, then write the section."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, help="folder of the sets' files; none: no runs, the table alone")
     parser.add_argument("--sets", nargs="+", choices=list(SETS), default=list(SETS))

@@ -1,7 +1,7 @@
-"""How long the server takes for one message, and for 200 that arrive together: `python benchmarks/serve.py RUN`.
+"""The server's latency for one message, and for 200 that arrive together: `python benchmarks/serve.py RUN`.
 
-Without RUN it trains a classifier on the bundled sample from mini first, for one step. The server runs in a process of
-its own, as people use it; the time is that of a client on the same machine, with a connection that is kept open.
+Without RUN, it first trains a classifier from mini on the bundled sample, for one step. The server runs in its own
+process, as in real use; times are those of a client on the same machine, with a connection that is kept open.
 """
 
 import argparse
@@ -23,7 +23,7 @@ TEXTS = [line.split("\t")[1] for line in (ROOT / "data/spam/sample.tsv").read_te
 
 
 def make_run(directory: Path) -> Path:
-    """A classifier from mini after one step: as fast as any other."""
+    """A classifier from mini after one step, which is as fast as a fully trained one."""
     settings = ["weights=mini", f"data={ROOT / 'data/spam/sample.tsv'}", "train.max_steps=1"]
     sets = [part for own in settings for part in ("--set", own)]
     command = [sys.executable, "-m", "finetune", "run", "spam-classifier", "--name", "served", *sets]
@@ -32,7 +32,7 @@ def make_run(directory: Path) -> Path:
 
 
 def measure(address: str, repeats: int) -> dict:
-    """Milliseconds of one message at a time, and of 200 at once."""
+    """Milliseconds for one message at a time, and for 200 at once."""
     with httpx.Client(base_url=address, timeout=60) as client:
 
         def ask(text: str) -> float:

@@ -1,8 +1,8 @@
-"""The short set: what ours costs beside the best rival at hand, in one table of ratios; under 15 minutes on two cores.
+"""The short set: our cost compared with the best available rival, in one table of ratios; under 15 minutes on two cores.
 
-Every ratio is the rival's processor time over ours, medians of alternating rounds on one thread. Prints the table with
+Every ratio is the rival's processor time over ours, the median of alternating rounds on one thread. Prints the table with
 this machine's instruction set. With --record its rows replace those of the same work and machine in summary.jsonl, from
-which the table at the top of README.md is made; rows of longer measurements stand there too.
+which the table at the top of README.md is generated; that file also has rows of longer measurements.
 
     python benchmarks/short.py            # make bench
 """
@@ -47,7 +47,7 @@ class Row:
     work: str
     ours: str
     rival: str
-    ratio: float  # above 1: ours needs less
+    ratio: float  # above 1: ours needs less time
     machine: str
     command: str
 
@@ -58,7 +58,7 @@ def machine() -> str:
 
 
 def processor_seconds(command: list[str], rounds: int) -> list[float]:
-    """Of a command in a process of its own, once a round."""
+    """Processor seconds of a command in its own process, once per round."""
     found = []
     for _ in range(rounds):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -69,7 +69,7 @@ def processor_seconds(command: list[str], rounds: int) -> list[float]:
 
 
 def tokenize() -> list[Row]:
-    """Tokens of many short texts."""
+    """Tokenization of many short texts."""
     found = tokens.measure(100_000, rounds=3)
     ours, rival = found["finetune"], found["tiktoken, encode_ordinary_batch"]
     return [
@@ -85,7 +85,7 @@ def tokenize() -> list[Row]:
 
 
 def start_up() -> list[Row]:
-    """`predict` of one message from a cold start, with the bundled mini, beside transformers' pipeline on its export."""
+    """`predict` of one message from a cold start, with the bundled mini, against transformers' pipeline on its export."""
     with tempfile.TemporaryDirectory() as folder:
         texts = [f"{'win cash now' if number % 2 else 'see you at home'} {number}" for number in range(40)]
         labels = ["spam" if number % 2 else "ham" for number in range(40)]
@@ -121,7 +121,7 @@ def generation(packages: Path | None) -> list[Row]:
 
 
 def rows_of_generation(cases: list[dict]) -> list[Row]:
-    """The compiled step beside the fastest rival of the same width, from the cases of generation.py."""
+    """The compiled step against the fastest rival of the same width, from the cases of generation.py."""
     found = []
     for case in cases:
         rates = {row["engine"]: row["tokens_per_cpu_second"] for row in case["rows"]}
@@ -141,7 +141,7 @@ def rows_of_generation(cases: list[dict]) -> list[Row]:
 
 
 def training() -> list[Row]:
-    """Optimizer steps on all weights of mini, beside a plain transformers loop on the same padded batches."""
+    """Optimizer steps on all weights of mini, against a plain transformers loop on the same padded batches."""
     sys.path.append(str(HERE))
     from training_steps import alternate, ratio
 
@@ -170,7 +170,7 @@ def table(rows: list[Row]) -> str:
 
 
 def read_rows(path: Path = ROWS) -> list[Row]:
-    """Those of summary.jsonl."""
+    """The rows of summary.jsonl."""
     return [Row(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
@@ -180,7 +180,7 @@ def section(rows: list[Row]) -> str:
 
 
 def record(rows: list[Row]) -> None:
-    """Put the rows into summary.jsonl and the page, in place of those of the same work and machine."""
+    """Write the rows to summary.jsonl and the page, replacing those of the same work and machine."""
     known = {(row.work, row.machine): row for row in [*read_rows(ROWS), *rows]}
     with atomic_write(ROWS) as file:
         file.writelines(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in known.values())

@@ -1,7 +1,7 @@
-"""Tokens of many short texts: ours, tiktoken's encode_ordinary_batch and transformers' fast tokenizer, turn by turn.
+"""Tokenize many short texts: ours, tiktoken's encode_ordinary_batch and transformers' fast tokenizer, in turn.
 
 The texts are words of the bundled spam sample in random order, encoded with the bundled vocabulary. Prints and returns
-rates per second of the clock and of the processor.
+rates per second by wall clock and by processor time.
 
     python benchmarks/tokens.py --texts 1000000
 """
@@ -22,14 +22,14 @@ ROUNDS = 5
 
 
 def short_texts(count: int) -> list[str]:
-    """Of 4 to 14 words."""
+    """Texts of 4 to 14 words."""
     draw = random.Random(0)
     words = asset("data", "spam", "sample.tsv").read_text(encoding="utf-8").split()
     return [" ".join(draw.choices(words, k=draw.randint(4, 14))) for _ in range(count)]
 
 
 def measure(count: int, rounds: int = ROUNDS) -> dict[str, dict[str, float]]:
-    """Texts per second of each, and ours as a ratio to each."""
+    """Texts per second of each tokenizer, and the ratio of ours to each."""
     directory, texts = asset("weights", "mini"), short_texts(count)
     ours = Tokenizer.from_directory(directory)
     [batch] = [own for own in vars(ours).values() if isinstance(own, tiktoken.Encoding)]

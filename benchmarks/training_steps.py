@@ -1,11 +1,11 @@
-"""Optimizer steps of a classifier on all weights: ours, and plain loops with transformers' model as its Trainer would.
+"""Optimizer steps of a classifier on all weights: ours, and plain loops over transformers' model like its Trainer's.
 
-Ours and `best` take the same rows of the bundled spam sample in the same batches, sorted by length within pools and padded
-to the longest of the batch, which is what group_by_length gives; `default` takes the Trainer's default, batches of eight in
-random order, padded likewise. All use torch's fused AdamW, clipping at 1 and fp32; the plain loops leave out what the
-Trainer itself does around a step, which favours them. The steps are stratified by length: as many short batches as long
-ones. Each way has a process of its own, since a run keeps the memory that it frees; they take turns. Seconds of the
-processor, and real tokens, without padding. Used by short.py, and alone:
+Ours and `best` take the same rows of the bundled spam sample in the same batches, sorted by length within pools and
+padded to the longest in the batch, as group_by_length does; `default` uses the Trainer's default, batches of eight in
+random order, padded likewise. All use torch's fused AdamW, clipping at 1 and fp32; the plain loops omit the Trainer's own
+overhead around a step, which favours them. The steps are stratified by length: as many short batches as long ones. Each
+way has its own process, since a run keeps the memory that it frees; they take turns. Counts processor seconds, and real
+tokens without padding. Used by short.py, and alone:
 
     python benchmarks/training_steps.py --weights FOLDER --steps 30 --rounds 5
 """
@@ -54,13 +54,13 @@ def sample_rows(tokenizer: Tokenizer) -> Examples:
 
 
 def stratified(batches: list[list[int]], lengths: list[int], count: int) -> list[list[int]]:
-    """So many of the batches, evenly from the shortest to the longest."""
+    """`count` of the batches, evenly spaced from the shortest to the longest."""
     ordered = sorted(batches, key=lambda batch: max(lengths[row] for row in batch))
     return [ordered[at] for at in np.linspace(0, len(ordered) - 1, min(count, len(ordered))).round().astype(int)]
 
 
 def our_steps(weights: Path, rows: Examples) -> Steps:
-    """What takes our steps on batches."""
+    """A function that takes our steps on batches."""
     keep_freed_memory()
     model = build_model(load_checkpoint(weights).gpt, 2, 0)
     settings = Train(method="full", epochs=1, lr=1e-4, precision="fp32", threads=1, batch_size=BATCH)
@@ -77,7 +77,7 @@ def our_steps(weights: Path, rows: Examples) -> Steps:
 
 
 def plain_steps(weights: Path, rows: Examples) -> Steps:
-    """What takes the steps of a plain loop on batches."""
+    """A function that takes the steps of a plain loop on batches."""
     asked = {"num_labels": 2, "pad_token_id": 0, "dtype": torch.float32}
     model = transformers.GPT2ForSequenceClassification.from_pretrained(weights, **asked).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
@@ -96,7 +96,7 @@ def plain_steps(weights: Path, rows: Examples) -> Steps:
 
 
 def work(way: str, weights: Path, steps: int, turns: Connection) -> None:
-    """One way in a process of its own: at each turn its steps, and their real tokens per processor second."""
+    """One way in its own process: at each turn, take its steps and send their real tokens per processor second."""
     torch.set_num_threads(1)
     rows = sample_rows(Tokenizer.from_directory(weights))
     lengths = [len(row) for row in rows.ids]
@@ -106,7 +106,7 @@ def work(way: str, weights: Path, steps: int, turns: Connection) -> None:
     else:
         batches = stratified(epoch_batches(lengths, BATCH, 0, 0), lengths, steps)
     take = (our_steps if way == "ours" else plain_steps)(weights, rows)
-    for _ in range(3):  # memory is allocated
+    for _ in range(3):  # warm up: allocate memory
         take(batches[-1:])
     tokens = sum(lengths[row] for batch in batches for row in batch)
     turns.send("ready")
@@ -117,7 +117,7 @@ def work(way: str, weights: Path, steps: int, turns: Connection) -> None:
 
 
 def alternate(weights: Path, steps: int, rounds: int) -> dict[str, list[float]]:
-    """Real tokens per processor second of `steps` steps: ours, best and default, once a round in turn."""
+    """Real tokens per processor second of `steps` steps: ours, best and default, in turn once per round."""
     started, found = multiprocessing.get_context("spawn"), {way: [] for way in WAYS}
     here: dict[str, Connection] = {}
     for way in WAYS:
@@ -134,7 +134,7 @@ def alternate(weights: Path, steps: int, rounds: int) -> dict[str, list[float]]:
 
 
 def ratio(found: dict[str, list[float]], rival: str) -> float:
-    """Ours over a rival, the median over the rounds."""
+    """The median over the rounds of the ratio of ours to a rival."""
     return statistics.median(a / b for a, b in zip(found["ours"], found[rival], strict=True))
 
 

@@ -1,7 +1,7 @@
-"""Two processes of one thread each beside one process of one and of two threads, on the same training on a CPU.
+"""Compare two processes of one thread each with one process of one and of two threads, on the same training on a CPU.
 
-Tokens per second of the training by the clock, validation included, from each run's own record; the ways take turns. A
-clock shows little on a machine with other work, so the load average is recorded, too.
+Tokens per second of wall-clock time in training, including validation, from each run's own record; the ways take turns.
+Wall-clock time is unreliable on a machine with other load, so the load average is recorded as well.
 
     python benchmarks/two_processes.py --rounds 3
 
@@ -24,7 +24,7 @@ from finetune.hub.assets import asset
 
 HERE = Path(__file__).resolve().parent
 OUT, PAGE = HERE / "two_processes.json", HERE / "README.md"
-WAYS = {  # processes, and threads of each
+WAYS = {  # processes, and threads per process
     "1 process, 1 thread": (1, 1),
     "1 process, 2 threads": (1, 2),
     "2 processes, 1 thread each": (2, 1),
@@ -42,7 +42,7 @@ WORKS = {  # the settings of a run from mini, up to its training
 
 
 def tokens_per_second(folder: str, name: str, work: list[str], processes: int, threads: int) -> float:
-    """Of one run's training, by its own record."""
+    """Tokens per second of one run's training, from its own record."""
     command = [
         sys.executable,
         "-m",

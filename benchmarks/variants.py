@@ -1,16 +1,16 @@
-"""The options of a from-scratch model side by side: each trained for as many steps on the same tokens, three seeds each.
+"""Compare the options of a from-scratch model: each trained for as many steps on the same tokens, with three seeds.
 
-    python benchmarks/variants.py --text FOLDER_OF_TEXTS     hours on one thread; the same command goes on after a stop
-    python benchmarks/variants.py --smoke                    a minute, to see that it works; nothing is kept
+    python benchmarks/variants.py --text FOLDER_OF_TEXTS     hours on one thread; the same command resumes after a stop
+    python benchmarks/variants.py --smoke                    a minute, to check that it works; saves nothing
 
-A byte model first learns what follows the byte before, and stands on that plateau for a while; a comparison there says
-little. Each row has the step at which its training loss fell below LEFT of what counts of byte pairs give, and the
-table names the rows that never did: give those more --steps.
+A byte model first learns bigram statistics, and stays on that plateau for a while, where a comparison says little. Each
+row has the step at which its training loss fell below LEFT times the loss of byte-pair counts, and the table names the
+rows that never did: give those more --steps.
 
-Adds a row for each (option, seed) to variants.json, skips those that are there with the same settings, goes on with
-one that was stopped, draws variants.png and prints the table. Without --text it reads the bundled sample, which a model
-soon knows by heart; give it some megabytes. Speed is in tokens per second of processor time, so that other work on the
-machine does not count.
+Adds a row for each (option, seed) to variants.json, skips existing ones with the same settings, resumes one that was
+stopped, draws variants.png and prints the table. Without --text it reads the bundled sample, which a model soon
+memorises; give it some megabytes. Speed is in tokens per second of processor time, so that other load on the machine
+does not count.
 """
 
 import argparse
@@ -41,7 +41,7 @@ from finetune.training.loop import train
 from finetune.training.precision import device_type
 
 SHAPE = {"context": 128, "width": 128, "layers": 4, "heads": 4}
-BASELINE = "learned"  # GPT-2 itself; with other seeds it says what noise is
+BASELINE = "learned"  # GPT-2 itself; its other seeds show the noise
 ROWS = {
     BASELINE: {},
     "sinusoidal": {"positions": "sinusoidal"},
@@ -72,13 +72,13 @@ PANELS = {
     "LLaMA's shape, and others": ("llama", "local", "shared"),
 }
 STYLES = (("#0072B2", "-"), ("#D55E00", "--"), ("#009E73", "-."), ("#CC79A7", ":"))  # Okabe and Ito's palette
-EVERY = 25  # steps that a point of a loss curve is the mean of
-LEFT = 0.9  # of the loss of byte pairs: below it a row has left the plateau
+EVERY = 25  # steps averaged in a point of a loss curve
+LEFT = 0.9  # share of the loss of byte pairs below which a row has left the plateau
 SMOKE = {"steps": 6, "seeds": 2, "only": [BASELINE, "alibi"], "held_out_blocks": 4}
 
 
 def measure(name: str, seed: int, settings: dict, data: Path, work: Path) -> dict:
-    """Train one option, from where an earlier training in `work` was stopped; returns what was found."""
+    """Train one option, resuming a stopped training in `work`. Returns the results."""
     tokenizer = Tokenizer.of_bytes()
     training, held_out = (
         PackedTokens(data / f"{split}.bin", SHAPE["context"], tokenizer.vocab_size, tokenizer.end_of_text)
@@ -130,7 +130,7 @@ def measure(name: str, seed: int, settings: dict, data: Path, work: Path) -> dic
 
 
 def pair_nats(data: Path) -> float:
-    """Held-out loss of counts of token pairs, one added to each: the plateau (nats a token)."""
+    """Held-out loss of token-pair counts with add-one smoothing: the plateau (nats per token)."""
     size = Tokenizer.of_bytes().vocab_size
     training, held_out = (
         np.fromfile(data / f"{split}.bin", dtype=np.uint16).astype(np.int64) for split in ("train", "val")
@@ -140,13 +140,13 @@ def pair_nats(data: Path) -> float:
 
 
 def left_at(row: dict) -> int | None:
-    """The step at which a row's training loss was below LEFT of the loss of byte pairs; None: never, or not known."""
+    """The step at which a row's training loss was below LEFT of the loss of byte pairs; None: never, or unknown."""
     plateau = row["settings"].get("pair_nats", -math.inf)
     return next((EVERY * (i + 1) for i, loss in enumerate(row["losses"]) if loss < LEFT * plateau), None)
 
 
 def table(rows: list[dict]) -> str:
-    """The means over seeds as Markdown, each beside the baseline of the same seeds."""
+    """The means over seeds as Markdown, each compared with the baseline of the same seeds."""
     own = {row["seed"]: row["held_out_bits_per_byte"] for row in rows if row["name"] == BASELINE}
     lines = [
         "| option | seeds | parameters | held-out loss (nats) | bits per byte | beside `learned` | plateau left at step "
@@ -170,12 +170,12 @@ def table(rows: list[dict]) -> str:
 
 
 def _spread(values: list[float], sign: str = "") -> str:
-    """The mean, and the standard deviation of more than one."""
+    """The mean, and the standard deviation if there are several values."""
     return f"{mean(values):{sign}.4f}" + (f" \u00b1 {stdev(values):.4f}" if len(values) > 1 else "")
 
 
 def draw(rows: list[dict], path: Path) -> None:
-    """Mean loss curves above, below them the difference from the baseline's; grey: the baseline's own seeds."""
+    """Draw mean loss curves, and below them their difference from the baseline; grey: the baseline's own seeds."""
     from matplotlib.figure import Figure
 
     names = list(dict.fromkeys(row["name"] for row in rows))
@@ -208,7 +208,7 @@ def draw(rows: list[dict], path: Path) -> None:
 
 
 def main() -> None:
-    """Measure what has no row yet; then the picture and the table."""
+    """Do the missing measurements, then draw the picture and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--text", type=Path, default=asset("data") / "text" / "sample.txt", help="a file or a folder")
     parser.add_argument("--steps", type=int, default=600)
@@ -238,7 +238,7 @@ def main() -> None:
             "pair_nats": round(pair_nats(data), 4),
         }
         done = read_json(arguments.out) if arguments.out.exists() else []
-        for seed in range(1, arguments.seeds + 1):  # a whole table after each seed
+        for seed in range(1, arguments.seeds + 1):  # seed by seed, so that the table is complete after each seed
             for name in arguments.only:
                 what = {"name": name, "seed": seed, "options": ROWS[name], "settings": settings}
                 if not any(row.items() >= what.items() for row in done):
