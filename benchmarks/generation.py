@@ -124,7 +124,7 @@ def measure(folder: Path, batch: int, arguments: argparse.Namespace) -> dict:
 
 @torch.inference_mode()
 def quality(tokens: int = 4096) -> dict:
-    """The cost of fewer bits: perplexity of the bundled mini on the sample text, and the number of unchanged greedy tokens."""
+    """The cost of fewer bits: perplexity of the bundled mini on the sample text, and the share of unchanged greedy tokens."""
     model, tokenizer = finetune.load("mini")
     ids = tokenizer.encode(asset("data", "text", "sample.txt").read_text(encoding="utf-8"))
     length = model.config.context

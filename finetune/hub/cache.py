@@ -104,7 +104,7 @@ def _records() -> dict:
 
 
 def looks_like(start: bytes) -> str:
-    """What a wrong file seems to be, judging by its first bytes: a remark in brackets, or an empty string."""
+    """The apparent type of a wrong file, judging by its first bytes: a remark in brackets, or an empty string."""
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith((b"<!doctype", b"<html", b"<head", b"<?xml")):
         return " (an HTML page: a login page or a proxy's response)"

@@ -1,4 +1,4 @@
-"""What a page shows besides the evaluation: the training log, the most confident errors, attention maps."""
+"""The contents of a page besides the evaluation: the training log, the most confident errors, attention maps."""
 
 import csv
 import heapq

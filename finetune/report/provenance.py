@@ -27,7 +27,7 @@ _HASHES = 40
 
 
 def training(log: TrainingLog, train: TrainResult | None) -> Section:
-    """What was trained, and the loss curves."""
+    """The trained weights, and the loss curves."""
     metric = metric_name(train.metric) if train else "metric"
     metric = metric[:1].lower() + metric[1:]
     blocks: list = _training_figures(log, train.best_step if train else None, metric)

@@ -180,7 +180,7 @@ class LabelledTask(Task[ClassifyPrepared, Reader, Classifier, L]):
         for note in length_notes(recipe, context):
             warn(note)
         records, tokens_of, card = prepare(recipe, source, tokenizer, context, table_findings(recipe, source))
-        for note in source.notes[read:]:  # what the fixes did
+        for note in source.notes[read:]:  # the effect of the fixes
             say(note)
         write_records(run, records)
         for name, pieces in tokens_of.items():

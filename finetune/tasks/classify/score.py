@@ -132,8 +132,8 @@ class Scored(Generic[L]):
     predicted: list[str]  # (n,) labels as text
     confidence: np.ndarray  # (n,) probability of the prediction
     probabilities: np.ndarray  # (n, K)
-    abstain_below: float | None = None  # that probability
-    tfidf: TfidfModel | None = None  # where what was chosen holds it
+    abstain_below: float | None = None  # abstain if the confidence is lower
+    tfidf: TfidfModel | None = None  # if the winner uses it
 
 
 def score_classifier(

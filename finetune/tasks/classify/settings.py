@@ -8,7 +8,7 @@ from finetune.config import Settings
 
 
 class Classify(Settings):
-    """What a row's label is, and what is read of its text."""
+    """How labels are read, corrected and searched for errors, and how long texts are read."""
 
     labels: Literal["one", "many"] | None = Field(
         None,
