@@ -14,15 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-varlen_attn: Callable[..., Any] | None
-try:
-    from torch.nn.attention import varlen
-
-    varlen_attn = varlen.varlen_attn
-except ImportError:  # before torch 2.10
-    varlen_attn = None
-
 WORTH_IT = 0.05  # share of padding in a batch from which it is removed on a CPU
+_kernel: Callable[..., Any] | None = None  # PyTorch's variable-length attention, once it is loaded
 
 
 class Layout(NamedTuple):
@@ -39,8 +32,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, layout: Layout, dropout: f
     """Causal attention within each text: (N, H, D) each -> (N, H, D). dropout: of the weights, on a CPU alone."""
     bounds, longest = layout
     if query.device.type == "cuda":
-        assert varlen_attn is not None, "why_not_varlen refuses a torch without it"
-        return varlen_attn(query, key, value, bounds, bounds, longest, longest, **_causal())
+        assert _kernel is not None, "why_not_varlen asks for it, and refuses a torch without it"
+        return _kernel(query, key, value, bounds, bounds, longest, longest, **_causal())
     sizes = [size for size in bounds.diff().tolist() if size]
     texts = zip(*(z.transpose(0, 1).split(sizes, dim=1) for z in (query, key, value)), strict=True)
     found = [F.scaled_dot_product_attention(q, k, v, None, dropout, is_causal=True) for q, k, v in texts]  # (H, T, D)
@@ -62,8 +55,19 @@ def real_tokens_of(last: Tensor, length: int) -> tuple[Tensor, Layout] | None:
     return places, Layout(F.pad(sizes.cumsum(0), (1, 0)).int(), length)
 
 
+def load_kernel() -> bool:
+    """Load PyTorch's variable-length attention; False before torch 2.10. Its import takes a second, so only a GPU asks."""
+    global _kernel
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return False
+    _kernel = varlen_attn
+    return True
+
+
 def _causal() -> dict[str, Any]:
     """The option that makes this torch's variable-length attention causal."""
-    assert varlen_attn is not None
-    names = inspect.signature(varlen_attn).parameters
+    assert _kernel is not None
+    names = inspect.signature(_kernel).parameters
     return {"window_size": (-1, 0)} if "window_size" in names else {"is_causal": True}

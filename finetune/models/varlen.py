@@ -6,16 +6,13 @@ The vocabulary is padded to a multiple of 64 in the compute copy of the output m
 Benchmark: benchmarks/gpu.py; switch: pretrain.packed_attention = masked.
 """
 
-from collections.abc import Iterable
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from finetune.models import side_by_side
-from finetune.models.gpt import GPT, IGNORE, Block
+from finetune.models.gpt import GPT, IGNORE
 from finetune.models.side_by_side import Layout
 
 BOUNDS = 64  # the number of bounds is a multiple of it, so that few shapes occur
@@ -26,13 +23,12 @@ CHUNK = 4096  # positions whose logits exist at a time
 class PackedLoss(nn.Module):
     """A GPT whose forward pass is its loss on packed documents.
 
-    fused: the loss by PyTorch's linear_cross_entropy, else in chunks. again: keep only the input of each block for the
-    backward pass, which runs the block again.
+    fused: the loss by PyTorch's linear_cross_entropy, else in chunks.
     """
 
-    def __init__(self, body: GPT, fused: bool = False, again: bool = False):
+    def __init__(self, body: GPT, fused: bool = False):
         super().__init__()
-        self.body, self.fused, self.again = body, fused, again
+        self.body, self.fused = body, fused
 
     def forward(self, inputs: Tensor, targets: Tensor, positions: Tensor, bounds: Tensor) -> Tensor:
         """Cross entropy summed over the supervised positions.
@@ -42,11 +38,8 @@ class PackedLoss(nn.Module):
         """
         body, layout = self.body, Layout(bounds, inputs.shape[1])
         x = body.drop(body.token_embedding(inputs) + body.position_embedding(positions)).flatten(0, 1)  # (N, C)
-        for block in cast("Iterable[Block]", body.blocks):
-            if self.again and self.training:
-                x = checkpoint(block, x, layout=layout, use_reentrant=False, preserve_rng_state=False)
-            else:
-                x = block(x, layout=layout)
+        for block in body.blocks:
+            x = block(x, layout=layout)
         return packed_cross_entropy(body.norm(x), body.output, targets.flatten(), self.fused)
 
 
@@ -56,7 +49,7 @@ def why_not_varlen(body: nn.Module, device: torch.device, precision: str) -> str
         return "it is written for GPT-2's blocks"
     if body.config.dropout:
         return "its kernel has no dropout"
-    if device.type == "cuda" and side_by_side.varlen_attn is None:
+    if device.type == "cuda" and not side_by_side.load_kernel():
         return f"torch {torch.__version__} does not have it"
     if device.type == "cuda" and precision != "bf16":
         return "its kernel needs bf16"

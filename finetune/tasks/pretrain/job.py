@@ -49,7 +49,7 @@ def build_job(
         return measure(model, val, val_bytes_per_token, val_blocks, settings.tokens_per_pass, device)
 
     return Job(
-        PackedLoss(cast(GPT, model.body), again=settings.checkpoint_blocks) if varlen else model,
+        PackedLoss(cast(GPT, model.body)) if varlen else model,
         Computed(len(train), train.length),
         Computed(len(train), lambda block: float(train.length(block))),
         batch,

@@ -52,12 +52,16 @@ class TokenWriter:
     def __init__(self, directory: Path, tokenizer: Tokenizer, splits: Iterable[str] | Mapping[str, Written] = SPLITS):
         self.tokenizer, self.dtype = tokenizer, token_dtype(tokenizer.vocab_size)
         begun = splits if isinstance(splits, Mapping) else {name: Written() for name in splits}
-        self.files = {name: open(Path(directory) / f"{name}.bin", "ab") for name in begun}  # noqa: SIM115
+        self.files = {
+            name: open(Path(directory) / f"{name}.bin", "ab" if own.tokens else "wb")  # noqa: SIM115
+            for name, own in begun.items()
+        }
         self.tokens = {name: own.tokens for name, own in begun.items()}
         self.documents = {name: own.documents for name, own in begun.items()}
         self.bytes = {name: own.bytes for name, own in begun.items()}
         for name, file in self.files.items():
-            file.truncate(self.tokens[name] * self.dtype.itemsize)
+            if self.tokens[name]:
+                file.truncate(self.tokens[name] * self.dtype.itemsize)
 
     def __enter__(self) -> "TokenWriter":
         return self
