@@ -120,16 +120,19 @@ def alternate(weights: Path, steps: int, rounds: int) -> dict[str, list[float]]:
     """Real tokens per processor second of `steps` steps: ours, best and default, in turn once per round."""
     started, found = multiprocessing.get_context("spawn"), {way: [] for way in WAYS}
     here: dict[str, Connection] = {}
+    processes = []
     for way in WAYS:
         here[way], there = started.Pipe()
-        started.Process(target=work, args=(way, weights, steps, there), daemon=True).start()
+        processes.append(started.Process(target=work, args=(way, weights, steps, there), daemon=True))
+        processes[-1].start()
         here[way].recv()
     for _ in range(rounds):
         for way, connection in here.items():
             connection.send(True)
             found[way].append(connection.recv())
-    for connection in here.values():
+    for connection, process in zip(here.values(), processes, strict=True):
         connection.send(False)
+        process.join()
     return found
 
 
