@@ -55,6 +55,7 @@ def tokens_per_second(folder: str, name: str, work: list[str], processes: int, t
         "weights=mini",
         "--until",
         "train",
+        "--fresh",  # the rounds have the same settings
     ]
     command += ["--processes", str(processes), "--set", f"train.threads={threads}", "--set", "train.batch_size=16"]
     command += ["--set", "train.evaluations_per_epoch=1", "--set", "train.precision=fp32"]
