@@ -11,7 +11,7 @@ from finetune.config import chosen_values, field_names, value_of
 from finetune.console import log_to, program, say
 from finetune.errors import Interrupted, RunError, TrainingError, listed
 from finetune.files import read_json, sha256_json, write_json
-from finetune.machine import keep_freed_memory, release_memory, reset_peak_memory, timed
+from finetune.machine import give_back_freed, keep_freed_memory, reset_peak_memory, timed
 from finetune.pipeline import describe, load_pipeline, stage_name, stage_names, stage_reads
 from finetune.recipe import Recipe
 from finetune.run import Run, content, read_record
@@ -278,7 +278,7 @@ def _run_stage(
     machine: dict[str, str],
 ) -> None:
     number, name, outputs = numbered
-    release_memory()
+    give_back_freed()
     reset_peak_memory()
     with timed() as seconds:
         result = stage.run(recipe, run)

@@ -86,7 +86,7 @@ def keep_freed_memory() -> None:
 
     Every step of a training frees and allocates its gradients and activations. Given back, each of their pages is
     cleared and mapped again by the system, which took a tenth of a step at GPT-2 124M (benchmarks/training_steps.py).
-    ``release_memory`` still gives everything back. Does nothing if an environment variable of glibc's says how to allocate.
+    ``give_back_freed`` still gives everything back. Does nothing if an environment variable of glibc's says how to allocate.
     """
     if any(name.startswith("MALLOC_") for name in os.environ) or "GLIBC_TUNABLES" in os.environ:
         return
@@ -98,8 +98,13 @@ def keep_freed_memory() -> None:
 
 
 def release_memory() -> None:
-    """Return free memory to the system, so that the next peak is measured separately."""
+    """Collect garbage and return free memory to the system, so that the next peak is measured separately."""
     gc.collect()
+    give_back_freed()
+
+
+def give_back_freed() -> None:
+    """Return free memory to the system."""
     with suppress(OSError, AttributeError):  # only glibc has malloc_trim
         ctypes.CDLL(None).malloc_trim(0)
 
