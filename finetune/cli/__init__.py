@@ -14,7 +14,7 @@ from finetune.cli import data, learn, look, recipes, runs, tokenizer, train, use
 from finetune.cli.processes import help_first
 from finetune.console import say
 from finetune.errors import FinetuneError, Interrupted, RecipeError
-from finetune.training.ranks import call_others, part, rank
+from finetune.training.ranks import call_others, end, part, rank
 
 INTERRUPTED = 130
 # click's class, or its copy inside newer releases of typer
@@ -61,7 +61,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 def main() -> None:
     """Run the command line; the exit status is that of ``run_command``."""
-    sys.exit(run_command(lambda: app(standalone_mode=False)))
+    end(run_command(lambda: app(standalone_mode=False)))
 
 
 def run_command(command: Callable[[], int | None]) -> int:

@@ -11,7 +11,7 @@ from finetune.cli.train import run_request
 from finetune.cli.use import evaluate_request, predict_request
 from finetune.files import read_json, write_json
 from finetune.training.launch import watch_parent
-from finetune.training.ranks import rank
+from finetune.training.ranks import end, rank
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "run": run_request,
@@ -29,8 +29,7 @@ def main(command: str, path: str) -> None:
     status = run_command(lambda: COMMANDS[command](**read_json(Path(path))))
     if rank() == 0:
         write_json(Path(os.environ[STATUS]), {"status": status})
-    elif status:
-        sys.exit(1)
+    end(1 if status and rank() > 0 else 0)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ prepare for hours before it calls. What they are is a fact of the process, as it
 or makes an object: the environment names the processes, and the store counts the calls.
 """
 
+import atexit
 import json
 import os
 import sys
@@ -13,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from datetime import timedelta
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from torch.distributed import PrefixStore
@@ -64,11 +65,26 @@ def has_ended() -> bool:
 
 
 def part() -> None:
-    """End the connection to the other processes: one that ends while its threads are connected may be aborted."""
+    """End the connection to the other processes."""
     distributed = sys.modules.get("torch.distributed")
     if processes() > 1 and distributed is not None and distributed.is_initialized():
         with suppress(RuntimeError):  # another has ended already
             distributed.destroy_process_group()
+
+
+def end(status: int) -> NoReturn:
+    """End this process with this exit status; one of several ends at once, after its exit handlers.
+
+    DDP and FSDP keep gloo's threads alive even after ``part``. If such a thread releases a tensor while the interpreter
+    shuts down, the process is aborted with all its work done, and torchrun calls the run a failure.
+    """
+    if processes() > 1:
+        atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):  # its reader has gone, or it is closed
+                stream.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 @cache

@@ -67,7 +67,7 @@ from finetune.run import Run
 from finetune.stages import evaluate, train
 from finetune.tasks.classify import audit, bundle
 from finetune.tasks.tag import predict as tag_predict
-from finetune.training.ranks import part, rank
+from finetune.training.ranks import end, part, rank
 from finetune.training.sharing import follow, lead, share, together
 
 if rank() > 0:
@@ -119,6 +119,7 @@ for count in range(5):
     else:
         assert list(lead(["sum"], batches, lambda item: [2, *item], sum)) == [(b, 2 + sum(b)) for b in batches]
 part()
+end(0)
 """
 
 
@@ -199,7 +200,8 @@ def trained(tmp_path_factory, toy):
         text=True,
         timeout=240,
     )
-    assert done.returncode == 0, "\n".join(line for line in done.stderr.splitlines() if line.startswith("[rank"))
+    said = [line for line in done.stderr.splitlines() if line.startswith(("[rank", "terminate", "Fatal"))]
+    assert done.returncode == 0, "\n".join(said)
     return SimpleNamespace(runs=runs, bundles=bundles, labelled=labelled, folder=folder)
 
 

@@ -1,6 +1,9 @@
 """What the processes of one training tell each other, each rule by itself in a single process."""
 
 import math
+import os
+import subprocess
+import sys
 from contextlib import contextmanager, nullcontext
 from threading import Thread
 from types import SimpleNamespace
@@ -54,6 +57,26 @@ def test_several_processes_that_are_connected_part_once(monkeypatch, count, conn
     monkeypatch.setattr(dist, "destroy_process_group", lambda: parted.append("part"))
     ranks.part()
     assert len(parted) == ended
+
+
+@pytest.mark.parametrize("count, torn_down", [("1", True), ("2", False)])
+def test_one_of_several_processes_ends_with_all_said_and_without_tearing_python_down(count, torn_down):
+    ends = """
+import atexit
+import sys
+from finetune.training.ranks import end
+class Thread:  # as gloo's, which is aborted where it needs an interpreter that is gone
+    def __del__(self):
+        print("torn down")
+kept = Thread()
+atexit.register(lambda: print("exit handlers"))
+print("printed", end=" ")
+end(3)
+"""
+    environment = os.environ | {"WORLD_SIZE": count}
+    done = subprocess.run([sys.executable, "-c", ends], env=environment, capture_output=True, text=True)
+    assert done.returncode == 3 and not done.stderr
+    assert done.stdout == "printed exit handlers\n" + "torn down\n" * torn_down
 
 
 @pytest.mark.parametrize("world", [2, 3])
