@@ -9,10 +9,10 @@ import dataclasses
 import inspect
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from typer.main import get_command
 
@@ -23,6 +23,7 @@ from finetune.evaluation.results import Difference, Headline, Metric, StartWeigh
 from finetune.evaluation.written import WrittenEvaluation
 from finetune.recipe import Recipe, RunSettings, task_settings
 from finetune.records import Record
+from finetune.stages import train
 from finetune.tables.codes import CHECKS
 from finetune.tasks import TASKS
 from finetune.tasks.classify.many.score import ManyEvaluation
@@ -134,7 +135,7 @@ def settings() -> str:
     for name, field in Recipe.model_fields.items():
         section = field.annotation
         if isinstance(section, type) and issubclass(section, Settings):
-            readers = [task for task in TASKS if reads(task, name)]
+            readers = ["every task"] if has_key_of(train.READS, name) else [task for task in TASKS if reads(task, name)]
             note = f" Read by: {', '.join(readers)}." if readers and name not in TASKS else ""
             parts += [
                 f"## {name}\n",
@@ -149,7 +150,11 @@ HEAD = ("key", "values", "default", "what it is")
 
 def reads(task: str, section: str) -> bool:
     """Whether a task's stages read a key of this section themselves."""
-    keys = [key for keys in task_settings(task).READS.values() for key in keys]
+    return has_key_of([key for keys in task_settings(task).READS.values() for key in keys], section)
+
+
+def has_key_of(keys: Iterable[str], section: str) -> bool:
+    """Whether one of the keys is the section or in it."""
     return any(key == section or key.startswith(f"{section}.") for key in keys)
 
 
@@ -164,13 +169,17 @@ def rows_of(schema: type[Settings], prefix: str) -> list[tuple[object, ...]]:
 
 def values_of(field: Any) -> str:
     """The type in a reader's words, with its limits."""
-    limits = [
+    return ", ".join([kind_of(field.annotation), *limits(field.metadata)])
+
+
+def limits(rules: Iterable[Any]) -> list[str]:
+    """The limits of a number, in words."""
+    return [
         f"{words} {getattr(rule, name)}"
-        for rule in field.metadata
+        for rule in rules
         for name, words in (("ge", "at least"), ("gt", "above"), ("le", "at most"), ("lt", "below"))
         if getattr(rule, name, None) is not None
     ]
-    return ", ".join([kind_of(field.annotation), *limits])
 
 
 KINDS = {str: "text", int: "integer", float: "number", bool: "true or false", type(None): ""}
@@ -181,6 +190,8 @@ def kind_of(annotation: Any) -> str:
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin is Literal:
         return " · ".join(f"`{value}`" for value in inner)
+    if origin is Annotated:
+        return ", ".join([kind_of(inner[0]), *limits(inner[1].metadata)])
     if origin in (Union, UnionType):
         return " or ".join(filter(None, map(kind_of, inner)))
     if origin is tuple:

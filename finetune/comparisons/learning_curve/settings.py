@@ -14,8 +14,8 @@ class LearningCurve(Settings):
     seeds: int = Field(
         3,
         ge=1,
-        description="most trainings on a share, each on other rows; a share has no more than together have the rows of the "
-        "whole, so that 0.5 has two and 1 has one",
+        description="trainings per share, each on different rows; fewer where the rows do not suffice: at most two at 0.5, "
+        "one at 1",
     )
 
     @field_validator("shares")

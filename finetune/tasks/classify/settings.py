@@ -12,15 +12,15 @@ class Classify(Settings):
 
     labels: Literal["one", "many"] | None = Field(
         None,
-        description="labels of a row; one: its cell is a label; many: its cell holds any number of them, joined with ; or "
-        "| or a comma or in a list, or each label has a column of 0 and 1; by default one, and cells that look like "
-        "several labels stop the run",
+        description="labels per row; one: the cell is the label; many: the cell holds any number of labels, separated by ; "
+        "or | or a comma, or as a list, or each label has its own column of 0 and 1; by default one, and cells that look "
+        "like several labels are an error",
     )
     long_texts: Literal["cut", "head-tail", "windows"] = Field(
         "cut",
-        description="what is read of a text with more than max_length tokens; cut: its beginning; head-tail: the first "
-        "quarter of max_length and three quarters from its end; windows: all of it, in windows that share a quarter with "
-        "the next, each trained on with the row's label; their averaged log-probabilities decide",
+        description="how texts longer than max_length tokens are read; cut: only the beginning; head-tail: a quarter of "
+        "max_length from the beginning, the rest from the end; windows: all of it, in windows that overlap by a quarter; "
+        "training gives each window the row's label, and prediction averages the windows' log-probabilities",
     )
     fixes: tuple[str, ...] = Field(
         (),
@@ -29,8 +29,8 @@ class Classify(Settings):
     )
     audit: Literal["auto", "on", "off"] = Field(
         "auto",
-        description="search for labels that may be wrong; auto: by words, and by hidden states where reading all texts "
-        "again is little beside the training; on: by both",
+        description="search for wrong labels; auto: by words, and by hidden states where that costs little compared to the "
+        "training; on: by both; off: not at all",
     )
 
 

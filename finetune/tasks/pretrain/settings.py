@@ -41,18 +41,16 @@ class Pretrain(Settings):
     stream: bool = Field(
         False,
         description="read the text as a stream, for more of it than the disk holds: files, also .parquet and compressed ones, "
-        "an address, or hf:OWNER/NAME; its tokens are made in shards, and again when they are needed again",
+        "a URL, or hf:OWNER/NAME; it is tokenized into shards, and a deleted shard is made again when needed",
     )
     shard_tokens: int = Field(
-        1 << 24, ge=64, description="tokens of a shard, best a multiple of the context; a batch has blocks of one shard"
+        1 << 24, ge=64, description="tokens per shard, best a multiple of the context; each batch comes from one shard"
     )
-    disk_megabytes: float = Field(1000.0, gt=0, description="most disk space that shards take, in millions of bytes")
+    disk_megabytes: float = Field(1000.0, gt=0, description="maximum disk space for shards, in millions of bytes")
     stream_tokens: int | None = Field(
-        None,
-        ge=2,
-        description="training tokens after which the stream is read no further; by default all of it is read",
+        None, ge=2, description="number of training tokens to read from the stream; by default all of it"
     )
-    val_tokens: int = Field(1 << 18, ge=2, description="held-out tokens of a stream that are kept; more are not used")
+    val_tokens: int = Field(1 << 18, ge=2, description="maximum number of held-out tokens kept from a stream")
 
 
 SECTION = Pretrain
