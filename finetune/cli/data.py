@@ -36,7 +36,7 @@ def check(
         str, typer.Option(metavar="NAME|DIR", help="Weights whose tokenizer and context length apply.")
     ] = "mini",
     encoding: EncodingOption = None,
-    labels: Annotated[str | None, typer.Option(metavar="one|many", help="How many labels a row has.")] = None,
+    labels: Annotated[str | None, typer.Option(metavar="one|many", help="Number of labels per row.")] = None,
     task: Annotated[
         str | None,
         typer.Option(
@@ -48,7 +48,7 @@ def check(
 ) -> None:
     """Read a labelled table, pairs or instructions as training would, and list their problems."""
     if labels not in (None, "one", "many"):
-        raise RecipeError("unknown number of labels in a row", got=f"--labels {labels}", known="one, many")
+        raise RecipeError("unknown number of labels per row", got=f"--labels {labels}", known="one, many")
     from finetune.commands.check_examples import CLASSIFY, INSTRUCTIONS, PAIRS, check_examples, kind_of, show_examples
     from finetune.recipe import Columns
     from finetune.tables.standard_input import table_name
@@ -59,12 +59,14 @@ def check(
         kind = task or (CLASSIFY if any(given) else kind_of(name, encoding))
         if kind not in (CLASSIFY, PAIRS, INSTRUCTIONS):
             raise RecipeError(
-                "no such kind of data to check", got=f"--task {task}", known=f"{CLASSIFY}, {PAIRS}, {INSTRUCTIONS}"
+                "data check does not support this task",
+                got=f"--task {task}",
+                known=f"{CLASSIFY}, {PAIRS}, {INSTRUCTIONS}",
             )
         if kind != CLASSIFY:
             if any(given):
                 raise RecipeError(
-                    "options for columns and further tables need a labelled table",
+                    "the options for columns and for further tables are only for labelled tables",
                     got=f"--task {task}",
                     do="Leave one out.",
                 )

@@ -37,7 +37,7 @@ def check(which: WhichArgument = None, folder: FolderOption = FOLDER) -> None:
 
 @app.command("hint")
 def hint(which: WhichArgument = None, folder: FolderOption = FOLDER) -> None:
-    """Show a hint, and where this project has the same function."""
+    """Show a hint, and where this project defines the same function."""
     from finetune.commands.learn.workbook import Workbook
     from finetune.commands.learn.workbook import hint as show_hint
 

@@ -25,7 +25,7 @@ def draw(
     top_k: Annotated[int | None, typer.Option(help="The k of top-k in the sampling picture.")] = None,
     top_p: Annotated[float | None, typer.Option(help="The p of top-p in the sampling picture.")] = None,
     min_p: Annotated[float | None, typer.Option(help="The p of min-p in the sampling picture.")] = None,
-    beams: Annotated[int | None, typer.Option(help="Number of beams of the beam search picture.")] = None,
+    beams: Annotated[int | None, typer.Option(help="Number of beams in the beam search picture.")] = None,
 ) -> None:
     """Draw architectures, attention, masks, decoding and more as PNG and SVG files and one page."""
     options = Options(weights, text, layer, recipe, top_k, top_p, min_p, beams)
@@ -44,7 +44,7 @@ def xray(
     ] = None,
     out: Annotated[Path, typer.Option(metavar="FILE.html", help="The page.")] = Path("xray.html"),
 ) -> None:
-    """Show what each layer says on a text, its attention and surprise, and which weights moved, as one HTML file."""
+    """Show what each layer predicts for a text, attention, surprise, and which weights changed, as one HTML file."""
     from finetune.commands.xray.xray import xray as write_page
 
     say(write_page(model, text, against, out))
@@ -56,7 +56,7 @@ def doctor(
         bool, typer.Option("--profile", help="Take a few training steps of RUN and show where their time goes.")
     ] = False,
 ) -> None:
-    """Check this machine, as a summary to paste into a bug report; or the files of a run, or the speed of its training."""
+    """Print a summary of this machine for a bug report; with RUN, check the run's files or profile its training."""
     if profile:
         if run_directory is None:
             raise RecipeError("--profile needs a run", do="For example: finetune doctor --profile runs/spam-classifier")

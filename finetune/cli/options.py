@@ -35,7 +35,8 @@ EncodingOption = Annotated[
     str | None, typer.Option(metavar="NAME", help="Encoding of input tables that are not UTF-8.")
 ]
 LongTextsOption = Annotated[
-    str | None, typer.Option(metavar="WAY", help="How to read texts longer than the input: cut, head-tail or windows.")
+    str | None,
+    typer.Option(metavar="WAY", help="How to read texts longer than the model's input: cut, head-tail or windows."),
 ]
 IgnoreOption = Annotated[
     list[str] | None, typer.Option("--ignore", metavar="CODE", help="Mute a finding, for example FT012; repeatable.")

@@ -26,7 +26,7 @@ def compare(
         Path | None, typer.Option(metavar="DIR", help="Directory of the page; default: beside the first run.")
     ] = None,
 ) -> None:
-    """Compare classifiers' runs on the same test rows: one table, paired tests, and the rows that differ."""
+    """Compare runs on the same test rows: one table, paired tests, and the rows on which they differ."""
     from finetune.commands.compare import compare as compare_runs
 
     for line in compare_runs(run_directories, out):
@@ -35,16 +35,16 @@ def compare(
 
 def export(
     run_directory: RunArgument,
-    format: Annotated[str, typer.Option(help=f"What to write: {', '.join(FORMATS)}.")] = "hf",
+    format: Annotated[str, typer.Option(help=f"Export format: {', '.join(FORMATS)}.")] = "hf",
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Output directory; default: inside the run.")] = None,
     quantize: Annotated[
-        str | None, typer.Option(metavar="KIND", help="Smaller numbers; onnx: int8; gguf: f16, q8_0, q4_0.")
+        str | None, typer.Option(metavar="KIND", help="Quantize the weights; onnx: int8; gguf: f16, q8_0, q4_0.")
     ] = None,
     all_texts: Annotated[
         bool, typer.Option("--all-texts", help="hf: compare a classifier on all test texts, not on a sample.")
     ] = False,
     part: Annotated[
-        str | None, typer.Option(metavar="model", help="Export the model although another won on validation.")
+        str | None, typer.Option(metavar="model", help="Export the model even if another candidate won on validation.")
     ] = None,
 ) -> None:
     """Export a run's weights for other libraries, and check that these give the same logits."""
@@ -56,10 +56,10 @@ def export(
 def push(
     run_directory: RunArgument,
     repo: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The model's name on the Hugging Face hub.")],
-    public: Annotated[bool, typer.Option("--public", help="For everyone; default: private.")] = False,
+    public: Annotated[bool, typer.Option("--public", help="Make the repository public; default: private.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show every file and send nothing.")] = False,
 ) -> None:
-    """Push a run's export to the Hugging Face hub, and compare the uploaded files."""
+    """Push a run's export to the Hugging Face hub, and check the uploaded files."""
     from finetune.commands.push import push as send
 
     say(send(run_directory, repo, public, dry_run))
@@ -69,7 +69,7 @@ def runs(
     prune: Annotated[
         bool, typer.Option("--prune", help="Delete checkpoints of finished runs that neither resume nor export reads.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="With --prune: do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="With --prune: do not ask for confirmation.")] = False,
 ) -> None:
     """List all runs in runs/ with state, main metric, size and age; or free checkpoints that nothing needs."""
     from finetune.commands import runs as all_runs
@@ -93,7 +93,7 @@ def runs(
         say(line)
     if not yes:
         if not sys.stdin.isatty():
-            raise RecipeError("--prune asks before it deletes, and nobody can answer here", do="Add --yes.")
+            raise RecipeError("--prune asks for confirmation, and there is no terminal to answer on", do="Add --yes.")
         typer.confirm("Delete these checkpoints?", abort=True)
     say(f"freed {bytes_text(all_runs.prune(found, stages_of))}")
 
@@ -124,7 +124,7 @@ def labels(
     here = run_directory.resolve()
     if apply.resolve().is_relative_to(here):
         raise RecipeError(
-            f"{apply}: a file of the run, which may be written again", do="Copy it, and give the corrected copy."
+            f"{apply}: this file belongs to the run and may be overwritten", do="Copy it, and give the corrected copy."
         )
     fixes = [*earlier.recipe().classify.fixes, str(apply.resolve())]
     request = make_recipe(str(earlier.path("recipe.json")), [], {"classify": {"fixes": fixes}})

@@ -52,7 +52,10 @@ def run(
 
 def classify(
     data: Annotated[
-        str, typer.Argument(metavar="DATA", help="A table, a folder of texts for each label, hf:NAME; -: stdin.")
+        str,
+        typer.Argument(
+            metavar="DATA", help="A table, a folder with one subfolder of texts per label, or hf:NAME; -: stdin."
+        ),
     ],
     text: TextOption = None,
     label: LabelOption = None,

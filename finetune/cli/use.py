@@ -36,11 +36,11 @@ def predict(
     ] = False,
     adapter: Annotated[
         list[Path] | None,
-        typer.Option(metavar="DIR", help="An adapter in PEFT's layout on BUNDLE, its base weights; may be repeated."),
+        typer.Option(metavar="DIR", help="An adapter in PEFT's layout, for the base weights BUNDLE; repeatable."),
     ] = None,
     processes: Annotated[int | None, typer.Option(min=1, help="Number of processes that share a table's rows.")] = None,
 ) -> None:
-    """Print the label of each text (-: each line of stdin), or the names in it, with probabilities; or fill a table."""
+    """Predict the label of each text (-: each line of stdin) or the names in it, with probabilities; or predict a table."""
     if bool(texts) == bool(table) or bool(table) != bool(out):
         raise RecipeError("predict needs either texts, or --csv IN with --out OUT")
     for option, value in (
@@ -53,18 +53,24 @@ def predict(
         if value and not table:
             raise RecipeError(f"{option} needs --csv", got=repr(value), do="Leave it out, or give --csv IN.")
     if adapter and len(adapter) > 1 and table:
-        raise RecipeError("a table is predicted with one adapter", got=f"{len(adapter)}", do="Run it once for each.")
+        raise RecipeError(
+            "a table can be predicted with only one adapter",
+            got=f"{len(adapter)}",
+            do="Run the command once for each adapter.",
+        )
     from finetune.tables.standard_input import table_name
     from finetune.tables.writers import ENDINGS
 
     if out and (out.is_dir() or out.suffix.lower() not in ENDINGS):
-        raise RecipeError(f"{out}: not a table name", known=", ".join(ENDINGS), do="For example: --out predictions.csv")
+        raise RecipeError(
+            f"{out}: not the name of a table file", known=", ".join(ENDINGS), do="For example: --out predictions.csv"
+        )
     for given in texts or []:
         _refuse_file(given)
     if texts == ["-"]:
         texts = [line for line in sys.stdin.read().splitlines() if line.strip()]
         if not texts:
-            raise RecipeError("standard input is empty", do="Give a text in each line.")
+            raise RecipeError("standard input is empty", do="Give one text per line.")
 
     adapters = list(map(str, adapter or ()))
     if not table:
@@ -165,10 +171,11 @@ def generate(
         int | None, typer.Option(help="Number of beams; default: 1, or the seq2seq run's setting.")
     ] = None,
     beam_groups: Annotated[
-        int | None, typer.Option(help="Divide the beams into groups that choose different tokens; with --samples.")
+        int | None, typer.Option(help="Number of groups of beams, which choose different tokens; with --samples.")
     ] = None,
     diversity_penalty: Annotated[
-        float | None, typer.Option(help="How much a token costs that an earlier group has chosen. Default: 0.5.")
+        float | None,
+        typer.Option(help="Penalty for a token that an earlier group has chosen at the same step. Default: 0.5."),
     ] = None,
     length_penalty: Annotated[
         float | None,
@@ -181,17 +188,17 @@ def generate(
         bool | None,
         typer.Option(
             "--compile/--no-compile",
-            help="On a CPU, a step compiled with a C++ compiler; --compile: with bf16 weights. Default: in long texts.",
+            help="On a CPU, compile the generation step in C++; --compile: with bf16 weights. Default: for long texts.",
         ),
     ] = None,
     dtype: Annotated[
         str | None,
         typer.Option(
-            help="Weights in fp32, bf16, int8 or int4; the last two: on a CPU, compiled where there is a compiler."
+            help="Weights in fp32, bf16, int8 or int4; int8 and int4 run on a CPU, compiled if there is a C++ compiler."
         ),
     ] = None,
 ) -> None:
-    """Continue a text, streamed as it is generated; a seq2seq run writes the target of a source."""
+    """Continue a text, streamed as it is generated; with a seq2seq run, write the target for a source."""
     from finetune.commands.generate import continue_text
 
     continue_text(
@@ -221,13 +228,13 @@ def embed(
     checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT|RUN")],
     data: Annotated[str, typer.Argument(metavar="DATA", help="A table with a text column; -: standard input.")],
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write a row of numbers for each text, as .npy or .parquet.")
+        Path | None, typer.Option(metavar="FILE", help="Write one vector per text, as .npy or .parquet.")
     ] = None,
     near: Annotated[
         str | None,
         typer.Option("--nearest", "--near", metavar="TEXT", help="Print the texts that are nearest to this one."),
     ] = None,
-    neighbours: Annotated[int, typer.Option(help="How many of them.")] = 5,
+    neighbours: Annotated[int, typer.Option(help="Number of nearest texts to print.")] = 5,
     pooling: Annotated[
         str, typer.Option(metavar="mean|last", help="The mean of all tokens' states, or the last token's state.")
     ] = "mean",
@@ -256,7 +263,7 @@ def chat(
     from finetune.tasks.instruct.chat import HELP, converse, open_conversation
 
     conversation = open_conversation(run_directory, max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
-    say(HELP if conversation.remembers() else f"this run's style has no history; {HELP}", error=True)
+    say(HELP if conversation.remembers() else f"this run's prompt style keeps no history; {HELP}", error=True)
     try:
         converse(conversation, _typed_lines(), lambda text: say(text, end=""))
     except KeyboardInterrupt as stop:
@@ -274,12 +281,15 @@ def _typed_lines() -> Iterator[str]:
 
 def serve(
     model: Annotated[str, typer.Argument(metavar="RUN|BUNDLE", help="A run, a bundle, or weights such as gpt2.")],
-    host: Annotated[str, typer.Option(help="The address to listen on; others than this machine's are open to all.")] = (
-        "127.0.0.1"
-    ),
-    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0: any that is free.")] = 8000,
+    host: Annotated[
+        str,
+        typer.Option(
+            help="The address to listen on; with any but a loopback address, other machines can reach the server."
+        ),
+    ] = ("127.0.0.1"),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0: any free port.")] = 8000,
 ) -> None:
-    """Serve a model on this machine: a page to try it, and a REST interface that OpenAI's clients can use."""
+    """Serve a model on this machine: a page to try it, and a REST API that OpenAI's clients can use."""
     from finetune.export.extras import require
 
     require("serve", "fastapi", "uvicorn")

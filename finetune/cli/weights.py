@@ -28,7 +28,7 @@ def get(name: str) -> None:
 
 @app.command("verify")
 def verify(name: Annotated[str | None, typer.Argument()] = None) -> None:
-    """Check the sha256 of the weights on this machine, the bundled ones included."""
+    """Check the sha256 of the weights on this machine, including the bundled ones."""
     from finetune.commands.weights import verify_files
 
     for line in verify_files(name):

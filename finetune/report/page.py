@@ -103,13 +103,13 @@ def look_closer(files: Files[E, C], inside: bool = True) -> Section:
     """The commands that show the model in a browser. inside: whether xray supports the model."""
     run, weights = shlex.quote(f"runs/{files.name}"), files.evaluation.weights
     blocks: list[Text | Code] = [
-        Text("A page on this machine, and a REST interface (needs the extra serve):"),
+        Text("A page on this machine, and a REST API (needs the extra serve):"),
         Code(f"finetune serve {run}"),
     ]
     if inside:
         against = f" --against {shlex.quote(weights.name)}" if weights.licence else ""  # weights with a name to load
         blocks += [
-            Text("What each layer says on a text, its attention, and what training changed, as one HTML file:"),
+            Text("What each layer predicts for a text, its attention, and what training changed, as one HTML file:"),
             Code(f'finetune xray {run} --text "some text"{against}'),
         ]
     return Section("look", "Try it, and look inside", blocks)

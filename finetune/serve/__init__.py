@@ -1,1 +1,1 @@
-"""The command ``serve``: a local page and a REST interface for one model. Needs the extra serve."""
+"""The command ``serve``: a local page and a REST API for one model. Needs the extra serve."""

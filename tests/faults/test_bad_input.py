@@ -263,15 +263,15 @@ CASES = {
     "csv without out": (["predict", "{}/bundle", "--csv", "{}/good.csv"], ["--csv IN with --out OUT"]),
     "out is a directory": (
         ["predict", "{}/bundle", "--csv", "{}/good.csv", "--out", "."],
-        [".: not a table name", ".csv", "--out predictions.csv"],
+        [".: not the name of a table file", ".csv", "--out predictions.csv"],
     ),
     "out is a directory that ends so": (
         ["predict", "{}/bundle", "--csv", "{}/good.csv", "--out", "{}/folder.csv"],
-        ["folder.csv: not a table name"],
+        ["folder.csv: not the name of a table file"],
     ),
     "out is a directory to be": (
         ["predict", "{}/bundle", "--csv", "{}/good.csv", "--out", "new/"],
-        ["new: not a table name"],
+        ["new: not the name of a table file"],
     ),
     "text column of no table": (["predict", "{}/bundle", "hi", "--text", "message"], ["--text", "--csv", "'message'"]),
     "empty text": (["predict", "{}/bundle", "hi", ""], ["text 1 is empty"]),

@@ -400,7 +400,7 @@ function startWriter() {
 
 function startChat() {
   addSettings($("chat-settings"), { temperature: 0 });
-  if (!about.remembers) $("rule").textContent = "This run's style has no history: each message is answered by itself.";
+  if (!about.remembers) $("rule").textContent = "This run's prompt style keeps no history: each message is answered on its own.";
   const write = streaming($("chat-stop"), $("chat-go"), $("chat-state"));
   let messages = [];
   $("chat-form").addEventListener("submit", guarded(async () => {
