@@ -138,6 +138,6 @@ def validate(schema: type[S], values: dict, source: str, see: str = "finetune sh
 def check_names(kind: str, asked: tuple[str, ...], known: Iterable[str], again: str) -> None:
     """Raise RecipeError if a name is unknown or given twice. again: advice for a name given twice."""
     if unknown := [name for name in asked if name not in known]:
-        raise RecipeError(f"no such {kind} to compare", got=listed(unknown), known=", ".join(known))
+        raise RecipeError(f"unknown {kind}", got=listed(unknown), known=", ".join(known))
     if len(set(asked)) < len(asked):
-        raise RecipeError(f"a {kind} is named twice", got=listed(list(asked)), do=again)
+        raise RecipeError(f"a {kind} is given twice", got=listed(list(asked)), do=again)

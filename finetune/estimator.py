@@ -206,7 +206,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             return float(accuracy_score(tidy_labels(np.asarray(y)), self.predict(X), sample_weight=sample_weight))
         sets = read_label_sets(y, self.classes_)
         if sets is None:
-            raise InputError("y has one label a row, unlike that of fit", got=type(y).__name__)
+            raise InputError("y has one label per row, unlike in fit", got=type(y).__name__)
         decided = self._fitted().decide(self.predict_proba(X))
         return float(accuracy_score(sets.has, decided, sample_weight=sample_weight))
 
@@ -274,7 +274,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             estimator.origin_ = {key: getattr(card, key) for key in ("weights", "recipe_sha256", "data_sha256")}
             estimator._keep_columns(list(map(str, own["columns"])))
         except (KeyError, TypeError, ValueError) as error:
-            raise WeightsError(f"{file}: not what TextClassifier.save writes", got=str(error)) from error
+            raise WeightsError(f"{file}: not written by TextClassifier.save", got=str(error)) from error
         estimator.bundle_, estimator.threshold_, estimator.thresholds_ = bundle, bundle.threshold, bundle.thresholds
         many = own.get("label_form") or LISTS
         estimator.label_form_ = None if bundle.thresholds is None else many
@@ -303,14 +303,14 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         if not isinstance(self.class_weight, Mapping):
             return None
         if learnt.label_form:
-            raise InputError("a dict of class_weight is for one label a row", do="Use 'balanced', or sample_weight.")
+            raise InputError("class_weight as a dict needs one label per row", do="Use 'balanced', or sample_weight.")
         known = {label.strip() if isinstance(label, str) else label: w for label, w in self.class_weight.items()}
         labels = learnt.classes.tolist()
         strange = [str(label) for label in known if label not in labels]
         bad = [f"{label}: {w}" for label, w in known.items() if not _is_number(w) or not 0 < w < np.inf]
         if strange or bad:
             raise InputError(
-                "class_weight names classes that y has not" if strange else "class_weight must be a positive number",
+                "class_weight names classes that are not in y" if strange else "class_weight must be a positive number",
                 got=listed(strange or bad),
                 known=listed(list(map(str, labels))) if strange else "",
             )
@@ -322,7 +322,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         if given != "max-f1" and not (_is_number(given) and 0 < float(given) < 1):
             raise InputError("threshold", got=repr(given), known="a probability between 0 and 1, or 'max-f1'")
         if given != 0.5 and classes != 2 and not many:
-            raise InputError(f"threshold={given} is for two classes", got=f"{classes} classes", do="Leave it out.")
+            raise InputError(f"threshold={given} needs two classes", got=f"{classes} classes", do="Leave it out.")
         if given == "max-f1" and self.validation_fraction == 0:
             raise InputError(
                 "threshold='max-f1' is chosen on validation rows",
@@ -336,7 +336,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         twice = [name for name in self.settings or {} if name in OWN]
         if twice:
             raise InputError(
-                f"settings[{twice[0]!r}] is a parameter of its own",
+                f"settings[{twice[0]!r}] is set by a parameter",
                 got=f"settings={dict(self.settings or {})!r}, {OWN[twice[0]]}={getattr(self, OWN[twice[0]])!r}",
                 do=f"Give {OWN[twice[0]]} alone: TextClassifier({OWN[twice[0]]}=...).",
             )

@@ -204,7 +204,7 @@ def damage(directory: Path) -> str:
             if not path.is_file():
                 return f"{name} is missing"
             if path.stat().st_size != size or sha256_file(path) != digest:
-                return f"{name} has other bytes than were written"
+                return f"{name} has changed since it was written"
     except (FinetuneError, ValueError, TypeError, AttributeError, OSError):
         return f"no readable {MANIFEST}"
     return ""

@@ -210,7 +210,7 @@ def classify_request(
     chosen |= {"ignore": tuple(ignore)} if ignore else {}
     if folds and learning_curve:
         raise RecipeError(
-            "a run draws a learning curve or cross-validates", do="Leave --folds or --learning-curve out."
+            "one run cannot both cross-validate and draw a learning curve", do="Leave --folds or --learning-curve out."
         )
     pipeline = "folds" if folds else "learning-curve" if learning_curve else "classify"
     return make_recipe(pipeline, overrides, merge(chosen, settings or {}))

@@ -139,13 +139,13 @@ class Train(Settings):
     )
     tracker: Literal["off", "tensorboard", "trackio"] = Field(
         "off",
-        description="where the losses and validation metrics also go; tensorboard: files in the run's directory tracker/; "
-        "trackio: trackio's local database; no text is sent",
+        description="a tracker that also receives the losses and validation metrics; tensorboard: files in the run's "
+        "directory tracker/; trackio: trackio's local database; no text is sent",
     )
     parallel: Literal["ddp", "fsdp"] = Field(
         "ddp",
-        description="what several processes hold: ddp: each the whole model; fsdp: each a part of every weight, gradient and "
-        "moment (FSDP2), for models that do not fit on one GPU",
+        description="how several processes share the model; ddp: each holds all of it; fsdp: each holds a part of every weight, "
+        "gradient and moment (FSDP2), for models that do not fit on one GPU",
     )
     checkpoint_blocks: bool = Field(
         False,
@@ -184,15 +184,15 @@ class Evaluate(Settings):
         "classes, else the default; f1 is that of the positive class and needs two classes",
     )
     positive: str | None = Field(
-        None, description="the positive class of two; by default the last label in sorted order"
+        None, description="the positive class, if there are two; by default the last label in sorted order"
     )
     aim: str | None = Field(
         None,
-        description="what decisions aim at, chosen on the validation rows; half: the most probable label; max-f1; cost: the "
-        "least expected cost (see costs); recall-at-fpr:X: the highest recall of the positive label with a false positive "
-        "rate of at most X; precision:X: the highest recall of the positive label with a "
-        "precision of at least X; abstain:X: no decision on rows "
-        "that are too uncertain for an error rate of at most X; by default half, or max-f1 with classify.labels = many",
+        description="the goal of the decision rule, which is chosen on the validation rows; half: the most "
+        "probable label; max-f1; cost: the least expected cost (see costs); recall-at-fpr:X: the highest recall of the positive "
+        "label with a false positive rate of at most X; precision:X: the highest recall of the positive label with a precision "
+        "of at least X; abstain:X: no decision on rows that are too uncertain for an error rate of at most X; by default half, "
+        "or max-f1 with classify.labels = many",
     )
     costs: tuple[tuple[float, ...], ...] | None = Field(
         None,
@@ -203,7 +203,7 @@ class Evaluate(Settings):
         1,
         ge=1,
         le=100,
-        description="trainings with different seeds, from train.seed on, each measured on the test rows",
+        description="number of trainings, with the seeds from train.seed upwards, each measured on the test rows",
     )
     slice_by: str | None = Field(
         None,
@@ -212,7 +212,7 @@ class Evaluate(Settings):
     )
     choose: Literal["model", "best"] = Field(
         "model",
-        description="what the bundle holds; model: the model; best: the model, TF-IDF or the average of their "
+        description="what the bundle contains; model: the model; best: the model, TF-IDF or the average of their "
         "log-probabilities, whichever has the "
         "highest headline metric on the validation rows",
     )

@@ -70,7 +70,7 @@ def parse_rows(lines: Iterable[bytes], kinds: tuple[type[R], ...], source: Path)
 def _mismatch(source: str | Path, error: "ValidationError | RecursionError", do: str = AGAIN) -> RunError:
     problem: Any = {"loc": (), "msg": "nested too deep"} if isinstance(error, RecursionError) else error.errors()[0]
     where = ".".join(map(str, problem["loc"]))
-    return RunError(f"{source}: not what this version writes", got=f"{where}: {problem['msg']}".lstrip(": "), do=do)
+    return RunError(f"{source}: not in this version's format", got=f"{where}: {problem['msg']}".lstrip(": "), do=do)
 
 
 @cache

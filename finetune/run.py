@@ -105,7 +105,9 @@ class Run:
             if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
                 what = f"a symbolic link to {os.readlink(path)}" if path.is_symlink() else "neither a file nor a folder"
                 raise RunError(
-                    f"{path}: a run holds files and folders only", got=what, do="Delete it, or copy the file itself."
+                    f"{path}: a run may contain only files and folders",
+                    got=what,
+                    do="Delete it, or copy the file itself.",
                 )
 
     def entries(self) -> list[Path]:
@@ -152,7 +154,9 @@ class Run:
         """The record of a finished stage. Raises RunError if it has not finished."""
         found = sorted(self.path("stages").glob(f"[0-9]*-{stage}.json"))
         if not found:
-            raise RunError(f"{self.directory}: stage {stage!r} has not finished here", do="Run the pipeline first.")
+            raise RunError(
+                f"{self.directory}: stage {stage!r} has not finished in this run", do="Run the pipeline first."
+            )
         return read_record(found[0])
 
     def result(self, stage: str, kind: type[R]) -> R:
@@ -180,7 +184,7 @@ class Run:
     def changed(self, record: StageRecord) -> list[str]:
         """Each output of a finished stage that is not as recorded, and why: ``data/test.jsonl (missing)``."""
         return [
-            f"{name} ({'other bytes than were written' if self._own_file(name) else 'missing'})"
+            f"{name} ({'different content' if self._own_file(name) else 'missing'})"
             for name, (size, digest) in record.outputs.items()
             if not self._unchanged(name, size, digest)
         ]
@@ -195,7 +199,7 @@ class Run:
             raise RunError(
                 f"{self.directory}: files of this run have changed since they were written",
                 got=listed(changed),
-                do=f"Have them written again: finetune run {self.path('recipe.json')} --name {self.name}",
+                do=f"To rebuild them: finetune run {self.path('recipe.json')} --name {self.name}",
             )
 
     def _own_file(self, name: str) -> bool:

@@ -40,10 +40,12 @@ def task_module(path: Path, name: str, adapters: Sequence[Path] = ()) -> tuple[M
     try:
         card = AnyBundleCard.from_json(read_json(file), file)
         if card.task not in known:
-            raise RunError(f"{file}: another task", got=f"task: {card.task!r}", known=", ".join(known))
+            raise RunError(
+                f"{file}: this command does not support the task", got=f"task: {card.task!r}", known=", ".join(known)
+            )
     except RunError as error:
         raise WeightsError(
-            f"{file}: not what an export writes", got=error.got, known=error.known, do="Export the run again."
+            f"{file}: not in the format of an export", got=error.got, known=error.known, do="Export the run again."
         ) from error
     return import_module(f"finetune.tasks.{card.task}.{name}"), directory
 

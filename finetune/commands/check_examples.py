@@ -157,7 +157,7 @@ def find_problems(
     both = zip(examples, sources, targets, strict=True)
     cut = [own for own, a, b in both if a + b + 2 > context and b + 1 <= context]
     if cut:
-        what = f"{len(cut):,} {source}s do not fit beside their {target} into {context:,} tokens"
+        what = f"{len(cut):,} {source}s do not fit into {context:,} tokens together with their {target}"
         found.append(_finding("cut_sources", "note", what, cut, source))
     by_source: dict[str, dict[str, list[Example]]] = defaultdict(lambda: defaultdict(list))
     for own in examples:

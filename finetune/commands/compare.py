@@ -116,14 +116,14 @@ def _read(directory: Path) -> Measured:
         raise RunError(
             f"{directory}: files of this run have changed since they were written",
             got=listed(changed),
-            do=f"Have them written again: finetune run {run.path('recipe.json')} --name {run.name} --from evaluate",
+            do=f"To rebuild them: finetune run {run.path('recipe.json')} --name {run.name} --from evaluate",
         )
     tested = task.tested_rows(run) if finished else None
     if tested is None:
         raise RunError(
             f"{directory}: not a finished run with a result for each test row",
             got=f"task {recipe.task}, pipeline {recipe.pipeline}",
-            known="compare takes runs that have an eval.json, of classifiers and of tasks that write texts",
+            known="runs with an eval.json, of classifiers and of tasks that generate texts",
             do="Finish the run, or leave it out.",
         )
     measured = run.path("eval.json")
@@ -180,11 +180,13 @@ def _page(runs: dict[str, Measured], pairs: list[Pair], said: list[str]) -> Page
     first = next(iter(runs.values())).tested
     share, word = first.share, _in_a_sentence(first.metric)
     better = (
-        ["Only the run right", "Only the other"] if share else ["Rows where the\nrun is better", "The other is better"]
+        ["Rows only the\nrun gets right", "Rows only the\nother gets right"]
+        if share
+        else ["Rows where the\nrun is better", "Rows where the\nother is better"]
     )
     tests = Table(
         "Each pair on the same rows",
-        ["Run", "Other run", f"Difference of {word}", *better, "McNemar" if share else "Permutation test", "Corrected"],
+        ["Run", "Other run", f"Difference in {word}", *better, "McNemar" if share else "Permutation test", "Corrected"],
         [_pair_cells(pair, first.metric) for pair in pairs],
         frozenset(range(2, 7)),
     )
@@ -236,7 +238,7 @@ def _different_rows(runs: dict[str, TestedRows]) -> Section:
         f"The runs give different results on {len(differ):,} of {len(first.rows):,} test rows, and agree on {agreed}."
     )
     if len(differ) > _DIFFERENT:
-        said += f" The {_DIFFERENT} with the largest difference of scores are listed."
+        said += f" The {_DIFFERENT} with the largest differences in score are listed."
     table = Table(
         "Different results",
         ["Row", "Text", "True", *runs],

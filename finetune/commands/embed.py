@@ -59,7 +59,7 @@ def embed(
         raise RecipeError("nothing to do with the embeddings", do="Give --out FILE.npy, --nearest TEXT, or both.")
     if out is not None and out.suffix.lower() not in ENDINGS:
         raise RecipeError(
-            f"{out}: embeddings are not written as {out.suffix or 'a file without an ending'}",
+            f"{out}: embeddings cannot be written as {out.suffix or 'a file without an ending'}",
             known=", ".join(ENDINGS),
             do=f"For example: --out {out.with_suffix('.npy')}",
         )
@@ -74,7 +74,7 @@ def embed(
                 np.save(file, vectors, allow_pickle=False)
             else:
                 _write_parquet(file, texts, vectors)
-        yield f"{out}: {len(vectors):,} rows of {vectors.shape[1]:,} numbers, one row for each of the table's"
+        yield f"{out}: {len(vectors):,} vectors of {vectors.shape[1]:,} numbers, one for each row of the table"
     if near is not None:
         [asked] = embed_texts(model, tokenizer, [near], pooling)
         for found in nearest_texts(asked, vectors, texts, neighbours):
@@ -96,7 +96,7 @@ def reader(weights: str) -> tuple[Reader, Tokenizer]:
     body = model.body if isinstance(model, Classifier) else model
     if isinstance(body, EncoderDecoder):
         raise WeightsError(
-            f"{weights}: an encoder-decoder has no embedding here", known="a GPT-2, an encoder, a classifier"
+            f"{weights}: embed does not support encoder-decoders", known="a GPT-2, an encoder, a classifier"
         )
     return body, tokenizer
 

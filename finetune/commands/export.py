@@ -22,7 +22,7 @@ def export_again(
 ) -> Path:
     """Export a finished run again, and copy it to `out` if given. Returns the export's directory."""
     if all_texts and format != "hf":
-        raise RecipeError("--all-texts is for the format hf", got=f"--format {format}", do="Leave it out.")
+        raise RecipeError("--all-texts needs --format hf", got=f"--format {format}", do="Leave it out.")
     if format not in FORMATS:
         raise RecipeError("unknown export format", got=repr(format), known=", ".join(FORMATS))
     if part not in (None, MODEL):

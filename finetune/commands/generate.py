@@ -65,8 +65,8 @@ def continue_text(
         raise WeightsError(f"{name}: {kind} cannot generate text", known="language models, for example gpt2")
     if not use and speaks(found.directory):
         warn(
-            f"{name} was trained on a prompt format, which generate does not apply: it continues the text as it is. "
-            "With the format: finetune chat RUN"
+            f"{name} was trained with a prompt format, which generate does not apply: it continues the text as given. "
+            "To apply the format: finetune chat RUN"
         )
     if dtype in FEW_BITS and not isinstance(model, LanguageModel):
         raise RecipeError(f"{dtype} weights are for language models", got=model.kind, do=f"Leave out --dtype {dtype}.")

@@ -33,7 +33,7 @@ def profile_run(directory: Path) -> list[str]:
 
 def table(found: Profile) -> list[str]:
     """The parts with their share of the time, and the speed."""
-    rows = [["part", "ms a step", "share"]]
+    rows = [["part", "ms per step", "share"]]
     rows += [
         [name, f"{1e3 * found.seconds[name] / found.steps:,.1f}", f"{found.seconds[name] / found.total:.1%}"]
         for name in PARTS
@@ -42,7 +42,7 @@ def table(found: Profile) -> list[str]:
     return [
         *aligned(rows),
         "",
-        f"{speed:,.0f} tokens a second, padding included",
-        f"{reached / 1e9:,.1f} GFLOP a second in linear layers, {reached / found.peak_flops:.0%} of the "
+        f"{speed:,.0f} tokens per second, padding included",
+        f"{reached / 1e9:,.1f} GFLOP per second in linear layers, {reached / found.peak_flops:.0%} of the "
         f"{found.peak_flops / 1e9:,.0f} that one large matrix product reaches here",
     ]

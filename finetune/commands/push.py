@@ -26,8 +26,10 @@ def push(directory: Path, repo: str, public: bool, dry_run: bool) -> str:
     folder = run.path("export", "hf")
     if not folder.exists():
         raise RunError(
-            f"{directory}: has no export of the model, which the hub holds",
-            got="another winner, chosen on validation" if run.path("export", "bundle").exists() else "no export/hf",
+            f"{directory}: has no export of the model to push",
+            got="another winner than the model, in export/bundle"
+            if run.path("export", "bundle").exists()
+            else "no export/hf",
             do=f"Export it: finetune export {directory} --part model",
         )
     if why := damage(folder):
@@ -38,18 +40,18 @@ def push(directory: Path, repo: str, public: bool, dry_run: bool) -> str:
         raise RunError(
             f"{directory}: files of the export hold texts of your data",
             got=listed(found),
-            do="Take these lines out, or export the run again.",
+            do="Remove these lines, or export the run again.",
         )
     for name in files:
         say(f"{(folder / name).stat().st_size:>14,}  {name}")
     kind = "public" if public else "private"
     if dry_run:
-        return f"{len(files)} files would go to {repo}, {kind}; nothing was sent"
+        return f"{len(files)} files would be uploaded to {repo}, {kind}; nothing was sent"
     address, commit = hub.upload(folder, files, repo, not public, f"gpt2-finetune: {run.name}")
     wrong = hub.differing(folder, files, repo, commit)
     if wrong:
-        raise RunError(f"{address}: files came back changed", got=listed(wrong), do="Push the run again.")
-    return f"{address} ({kind}), commit {commit[:12]}: {len(files)} files came back as they were sent"
+        raise RunError(f"{address}: uploaded files differ from the export", got=listed(wrong), do="Push the run again.")
+    return f"{address} ({kind}), commit {commit[:12]}: {len(files)} files uploaded, and downloaded again unchanged"
 
 
 def texts_in(folder: Path, files: list[str], run: Run) -> list[str]:

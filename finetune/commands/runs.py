@@ -75,7 +75,7 @@ def read_runs(root: Path, stages_of: StagesOf) -> list[Listed]:
     """All runs below a directory, the newest first. Raises RunError if there is none."""
     directories = [path.parent for path in sorted(root.glob("*/recipe.json")) if not path.parent.is_symlink()]
     if not directories:
-        raise RunError(f"{root}: no runs here", do="A run is made by: finetune run PIPELINE")
+        raise RunError(f"{root}: no runs here", do="Start one: finetune run PIPELINE")
     return sorted((_read(path, stages_of) for path in directories), key=lambda own: own.finished, reverse=True)
 
 

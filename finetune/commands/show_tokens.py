@@ -19,8 +19,8 @@ def show_tokens(text: str, weights: str) -> list[str]:
     ids = tokenizer.encode(text)
     size = len(text.encode("utf-8", "replace"))
     lines = [
-        f"{len(ids):,} tokens of {size:,} bytes, {size / len(ids):.2f} bytes per token; {weights} knows "
-        f"{tokenizer.vocab_size:,} tokens",
+        f"{len(ids):,} tokens of {size:,} bytes, {size / len(ids):.2f} bytes per token; the vocabulary of "
+        f"{weights} has {tokenizer.vocab_size:,} tokens",
         "",
     ]
     rows = [["token", "id", "bytes", "text"]]

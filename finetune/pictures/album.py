@@ -105,7 +105,7 @@ def _read_list(out: Path) -> Album | None:
         return None
     known = read_json(out / LIST)
     if not isinstance(known, dict) or known.get("made_by") != MADE_BY:
-        raise RunError(f"{out / LIST}: not written by this command", do="Name another folder: --out DIR")
+        raise RunError(f"{out / LIST}: not written by finetune draw", do="Name another folder: --out DIR")
     return Album.from_json(known, out / LIST, do="Delete that folder, or name another: --out DIR")
 
 

@@ -30,7 +30,7 @@ def maps_of(model: Reader, tokenizer: Tokenizer, text: str, bare: bool = False) 
             "the text is longer than the model's context",
             got=f"{len(ids):,} tokens",
             known=f"{model.config.context:,} at most",
-            do="Cut it.",
+            do="Shorten it.",
         )
     [maps] = attention_maps(model, torch.tensor([ids])).values()
     return maps[:, 0], [tokenizer.label(token) for token in ids]
@@ -75,7 +75,9 @@ def draw_both(model: EncoderDecoder, tokenizer: Tokenizer, text: str, layer: int
             "the text is empty", got=repr(text), do="Give a source of the kind that the model was trained on."
         )
     if len(source) > model.config.context:
-        raise RecipeError("the text is longer than the model's context", got=f"{len(source):,} tokens", do="Cut it.")
+        raise RecipeError(
+            "the text is longer than the model's context", got=f"{len(source):,} tokens", do="Shorten it."
+        )
     start = torch.tensor([[tokenizer.end_of_text]])
     target = model.generate(torch.tensor([source]), start, NEW_TOKENS, temperature=0.0, end=tokenizer.end_of_text)
     maps = attention_maps(model, torch.tensor([source]), target)

@@ -33,7 +33,7 @@ def prompt_ids(gpt: LanguageModel, tokenizer: Tokenizer, prompt: str, room: int)
             "the text is longer than the model's context",
             got=f"{len(ids):,} tokens",
             known=f"{gpt.config.context - room:,} at most",
-            do="Cut it.",
+            do="Shorten it.",
         )
     return torch.tensor([ids])
 

@@ -43,7 +43,7 @@ def build_report(run_dir: Path, pages: Mapping[str, Page]) -> Path:
     task = _parse(Measured, measured, again).task
     if task not in pages:
         raise RunError(
-            f"{measured}: not what this version writes", got=f"task {task!r}", known=", ".join(pages), do=again
+            f"{measured}: not in this version's format", got=f"task {task!r}", known=", ".join(pages), do=again
         )
     files = _read(run_dir, pages[task], measured, "evaluate" if measured.name == "eval.json" else task)
     page = pages[task].make(files)
@@ -62,7 +62,7 @@ def _read(run_dir: Path, page: Page[E, C], measured: Path, stage: str) -> Files[
 
     recipe = read_json(run_dir / "recipe.json")
     if not isinstance(recipe, dict):
-        raise RunError(f"{run_dir / 'recipe.json'}: not what this version writes", got=json.dumps(recipe)[:80])
+        raise RunError(f"{run_dir / 'recipe.json'}: not in this version's format", got=json.dumps(recipe)[:80])
     card, attention = run_dir / "data" / "card.json", run_dir / "attention.json"
     audit = run_dir / "label_audit.json"
     stages, train = [], None
@@ -74,7 +74,7 @@ def _read(run_dir: Path, page: Page[E, C], measured: Path, stage: str) -> Files[
             train = replace(train, seconds=max(train.seconds, stages[-1].seconds))
     maps = read_json(attention) if attention.is_file() else []
     if not isinstance(maps, list):
-        raise RunError(f"{attention}: not what this version writes", got=json.dumps(maps)[:80], do=again("evaluate"))
+        raise RunError(f"{attention}: not in this version's format", got=json.dumps(maps)[:80], do=again("evaluate"))
     explained = run_dir / "explanations.json"
     return Files(
         name=run_dir.resolve().name,

@@ -221,4 +221,4 @@ def test_generate_says_that_it_applies_no_prompt_format(tmp_path, finetune):
     assert "finetune chat" not in finetune("generate", "own", "x", "--max-new-tokens", "2").err
     (tmp_path / "own" / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages }}"}))
     said = finetune("generate", "own", "x", "--max-new-tokens", "2")
-    assert said.status == 0 and "continues the text as it is. With the format: finetune chat RUN" in said.err
+    assert said.status == 0 and "continues the text as given. To apply the format: finetune chat RUN" in said.err

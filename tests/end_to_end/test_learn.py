@@ -19,9 +19,9 @@ def test_a_stranger_solves_the_first_and_is_told_the_next(finetune):
     assert len(list(Path("learn").glob("*.py"))) == 15
 
     hole = finetune("learn", "check")
-    assert hole.status == 2 and f"{FIRST}, line 2" in hole.err and "still to be written" in hole.err
+    assert hole.status == 2 and f"{FIRST}, line 2" in hole.err and "has not been written yet" in hole.err
     hint = finetune("learn", "hint")
-    assert "lowest rank" in hint.out and "This project's own: finetune/tokenizer.py:" in hint.out
+    assert "lowest rank" in hint.out and "In this project: finetune/tokenizer.py:" in hint.out
 
     write(FIRST, "from finetune.tokenizer import merge_once as own\n    return own(parts, ranks)")
     solved = finetune("learn", "check")

@@ -74,7 +74,7 @@ def test_a_curve_has_a_point_for_each_share_and_keeps_finished_trainings(finetun
 @pytest.mark.parametrize(
     "more, said",
     [
-        (["--folds", "3"], "a run draws a learning curve or cross-validates"),
+        (["--folds", "3"], "one run cannot both cross-validate and draw a learning curve"),
         (["--set", "classify.labels=many"], "a learning curve trains on one label per row"),
         (["--processes", "2"], "a learning curve trains classifiers in one process"),
     ],

@@ -168,7 +168,9 @@ def test_a_run_is_pushed_private_and_comes_back_the_same(finetune, toy_copy, hub
     assert done.status == 0, done.err
     assert hub.created.get("private") is True or hub.created.get("visibility") == "private"
     assert hub.whole() == {path.name: path.read_bytes() for path in folder.iterdir()}
-    assert f"{hub.address}/me/mine (private)" in done.out and "came back as they were sent" in done.out
+    assert (
+        f"{hub.address}/me/mine (private)" in done.out and "files uploaded, and downloaded again unchanged" in done.out
+    )
 
 
 @pytest.mark.parametrize("part_bytes", [0, 100_000])
@@ -208,7 +210,7 @@ def test_a_dry_run_shows_every_file_and_sends_nothing(finetune, toy_copy, hub):
 def test_a_file_that_comes_back_changed_is_said(finetune, toy_copy, hub):
     hub.spoil = "bundle.json"
     done = finetune("push", toy_copy, "me/mine", "--public")
-    assert done.status == 2 and "files came back changed; got bundle.json" in done.err
+    assert done.status == 2 and "uploaded files differ from the export; got bundle.json" in done.err
     assert hub.created.get("private") is not True and hub.created.get("visibility") != "private"
 
 
@@ -225,7 +227,7 @@ def test_a_changed_export_is_not_pushed(finetune, toy_copy, hub):
     config = toy_copy / "export" / "hf" / "config.json"
     config.write_text(config.read_text(encoding="utf-8") + " ", encoding="utf-8")
     done = finetune("push", toy_copy, "me/mine")
-    assert done.status == 2 and "the export was changed; got config.json has other bytes" in done.err
+    assert done.status == 2 and "the export was changed; got config.json has changed since" in done.err
     assert not hub.asked
 
 

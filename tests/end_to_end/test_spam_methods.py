@@ -63,7 +63,7 @@ def test_every_way_on_the_same_rows_and_no_training_done_twice(finetune, fitted,
     text = kept.read_text()
     kept.write_text(text.replace('"predicted"', '"guessed"'))
     refused = finetune(*SETTINGS)
-    assert refused.status == 2 and "head-123/result.json: not what this version writes" in refused.err, refused.err
+    assert refused.status == 2 and "head-123/result.json: not in this version's format" in refused.err, refused.err
     assert "predicted" in refused.err and "Delete it" in refused.err
     kept.write_text(text)
     done = finetune(*SETTINGS)

@@ -286,7 +286,7 @@ def test_python_reads_odd_labels_as_the_command_does():
     assert learnt.classes.tolist() == ["ham", "spam"] and learnt.targets.tolist() == [0, 1] * 20
     with pytest.raises(InputError, match="1 missing labels, the first in row 39"):
         read_training_rows(TEXTS, [*LABELS[:-1], " "])
-    with pytest.raises(InputError, match=r"settings\['epochs'\] is a parameter of its own"):
+    with pytest.raises(InputError, match=r"settings\['epochs'\] is set by a parameter"):
         finetune.TextClassifier("random-bytes", epochs=1, settings={"epochs": 2}).fit(TEXTS, LABELS)
 
 

@@ -48,7 +48,7 @@ def test_prepared_data_that_changed_are_not_evaluated(toy, finetune, name):
 def test_an_export_refuses_changed_files(toy, finetune, name):
     flip(toy / name)
     done = finetune("export", toy, "--out", "bundle")
-    assert done.status == 2 and f"{name} (other bytes than were written)" in done.err and not Path("bundle").exists()
+    assert done.status == 2 and f"{name} (different content)" in done.err and not Path("bundle").exists()
 
 
 def test_a_report_refuses_an_edited_evaluation(toy, finetune):
@@ -167,7 +167,7 @@ def test_the_doctor_finds_a_damaged_checkpoint(toy, finetune):
     flip(step / "optimizer.safetensors")
     done = finetune("doctor", toy)
     assert done.status == 2 and f"{step.name}" in done.out.partition("problems: ")[2]
-    assert "optimizer.safetensors has other bytes than were written" in done.out
+    assert "optimizer.safetensors has changed since it was written" in done.out
 
 
 def a_dead_process() -> int:

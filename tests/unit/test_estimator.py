@@ -182,7 +182,7 @@ def test_a_bundle_is_read_by_the_command_and_a_bundle_of_another_maker_by_load(f
         own = {"parameters": {}, "classes": ["a", "b"], "dtype": "|O", "columns": []} | broken
         (path / "bundle.json").write_text(json.dumps(card | {"estimator": own}))
         write_manifest(path)
-        with pytest.raises(WeightsError, match="not what TextClassifier.save writes"):
+        with pytest.raises(WeightsError, match="not written by TextClassifier.save"):
             TextClassifier.load(path)
     assert fitted.save(path) == path and "estimator" in json.loads((path / "bundle.json").read_text())
     (tmp_path / "mine").mkdir()

@@ -232,10 +232,10 @@ def test_what_is_no_weight_is_refused(make, weights, words):
 @pytest.mark.parametrize(
     "parameters, words",
     [
-        ({"settings": {"epochs": 2}}, r"settings\['epochs'\] is a parameter of its own.*Give epochs alone"),
+        ({"settings": {"epochs": 2}}, r"settings\['epochs'\] is set by a parameter.*Give epochs alone"),
         ({"settings": {"seed": 2}}, "Give random_state alone"),
         ({"settings": {"class_weights": "balanced"}}, "Give class_weight alone"),
-        ({"class_weight": {"eggs": 2}}, "names classes that y has not; got eggs; known: ham, spam"),
+        ({"class_weight": {"eggs": 2}}, "names classes that are not in y; got eggs; known: ham, spam"),
         ({"class_weight": {"ham": 0}}, "must be a positive number; got ham: 0"),
         ({"class_weight": "even"}, "class_weights: .*'balanced'"),
         ({"threshold": 1}, "threshold; got 1; known: a probability between 0 and 1"),

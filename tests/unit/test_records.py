@@ -38,7 +38,7 @@ def test_defaults_are_left_out_and_nulls_stay():
 
 @pytest.mark.parametrize("value", [None, [], {}, 3, "text", {"metrics": []}, {"metrics": {"f1": 3}, "pairs": []}])
 def test_json_of_another_shape_is_an_error_that_names_the_file(value):
-    with pytest.raises(RunError, match=r"runs/r/eval\.json: not what this version writes"):
+    with pytest.raises(RunError, match=r"runs/r/eval\.json: not in this version's format"):
         Inner.from_json(value, "runs/r/eval.json")
 
 

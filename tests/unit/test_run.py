@@ -129,14 +129,14 @@ def test_a_record_says_what_was_done(finished):
     assert finished.result("prepare", Rows) == Rows(2)
     with pytest.raises(RunError, match="stage 'train' has not finished"):
         finished.result("train", Rows)
-    with pytest.raises(RunError, match="the record of prepare: not what this version writes"):
+    with pytest.raises(RunError, match="the record of prepare: not in this version's format"):
         finished.result("prepare", Metric)
 
 
 @pytest.mark.parametrize("text", ["null", "[]", "{}", "3", '{"stage": "prepare"}'])
 def test_a_record_of_another_shape_is_an_error_that_names_it(finished, text):
     finished.path("stages", "03-prepare.json").write_text(text)
-    with pytest.raises(RunError, match="03-prepare.json: not what this version writes"):
+    with pytest.raises(RunError, match="03-prepare.json: not in this version's format"):
         finished.result("prepare", Rows)
 
 
@@ -185,7 +185,7 @@ def test_a_command_renews_the_record_of_what_it_wrote_again(finished):
     finished.renew("export", "export/hf", Rows(3), 5.0)
     after = finished.record("export")
     assert list(after.outputs) == ["data/card.json", "export/hf/c.txt"]
-    assert finished.changed(after) == ["data/card.json (other bytes than were written)"]
+    assert finished.changed(after) == ["data/card.json (different content)"]
     assert (after.result, after.seconds) == ({"rows": 3}, 5.0)
     for key in ("stage", "inputs", "external", "machine"):
         assert getattr(after, key) == getattr(before, key)

@@ -30,15 +30,15 @@ EXERCISES = (
     Exercise(
         "merge-once",
         "Merge bytes: how a word becomes tokens",
-        "Go through the places 0 to len(parts) - 2. At each, the pair is (parts[i], parts[i + 1]). Of the pairs that are "
-        "in ranks, take the place with the lowest rank; min() with a key does it, and prefers the first of equal ones. "
-        "Return a new list in which the two parts at that place are one: parts[i] + parts[i + 1].",
+        "Go through the positions 0 to len(parts) - 2. At each, the pair is (parts[i], parts[i + 1]). Of the pairs that are "
+        "in ranks, take the position with the lowest rank; min() with a key does it, and prefers the first of equal ones. "
+        "Return a new list in which the two parts at that position are joined: parts[i] + parts[i + 1].",
         check_merge_once,
         merge_once,
     ),
     Exercise(
         "causal-mask",
-        "The causal mask: no look at the answer",
+        "The causal mask: no peeking at the answer",
         "The lower triangle with the diagonal. torch.ones(length, length) is full of ones, .tril() keeps the lower "
         "triangle, and .bool() makes True and False of it.",
         check_causal_mask,
@@ -95,8 +95,8 @@ EXERCISES = (
         "top-p",
         "Top-p: sample from the likeliest tokens",
         "Sort the probabilities from high to low: values, order = probabilities.sort(descending=True). A token is kept if "
-        "the sum of the likelier ones, values.cumsum(0) - values, is still below p. Bring the answer back into the order "
-        "of the vocabulary: kept = torch.zeros_like(...); kept[order] = ... And answer p = 1 first, without any sum.",
+        "the sum of the likelier ones, values.cumsum(0) - values, is still below p. Put the result back into the order "
+        "of the vocabulary: kept = torch.zeros_like(...); kept[order] = ... Handle p = 1 first, without a sum.",
         check_top_p,
         filter_logits,
     ),
@@ -112,7 +112,7 @@ EXERCISES = (
         "last-real",
         "The last real token of a padded batch",
         "attention_mask.sum(dim=1) is the number of real tokens in each row; the last one is at that number minus 1. "
-        "hidden[torch.arange(B), places] takes one place of each row.",
+        "hidden[torch.arange(B), positions] takes one position of each row.",
         check_last_real,
         gather_positions,
     ),

@@ -28,7 +28,7 @@ def check_wilson(function: Learner) -> Verdict:
     same = all(np.allclose(found[case], wilson(*case), atol=1e-6) for case in cases)
     low, high = found[correct, n]
     figures = [
-        f"mini's likeliest next token is right at {correct} of {n} places: {correct / n:.1%}",
+        f"mini's likeliest next token is right at {correct} of {n} positions: {correct / n:.1%}",
         f"your interval:  {low:.1%} to {high:.1%}   Wilson's: {' to '.join(f'{x:.1%}' for x in wilson(correct, n))}",
     ]
     if not same:

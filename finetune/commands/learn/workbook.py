@@ -87,7 +87,7 @@ def number_of(which: str) -> int:
 def contents(workbook: Workbook) -> list[str]:
     """Open the workbook and list its exercises, and which one is next."""
     new, solved, coming = workbook.open(), workbook.solved(), workbook.next_number()
-    lines = [f"{len(new)} files are new in {workbook.folder}/"] if new else []
+    lines = [f"{len(new)} new files in {workbook.folder}/"] if new else []
     for number, exercise in enumerate(EXERCISES, 1):
         mark = "done" if exercise.name in solved else "next" if number == coming else ""
         lines.append(f"  {mark:4}  {number:2}  {exercise.title}")
@@ -105,7 +105,7 @@ def hint(workbook: Workbook, which: str | None) -> list[str]:
     """The hint of an exercise, by default the next one, and where this project's own solution is."""
     number = number_of(which) if which else workbook.next_number() or len(EXERCISES)
     exercise = EXERCISES[number - 1]
-    return [f"{number} {exercise.title}", exercise.hint, f"This project's own: {exercise.where_solved()}"]
+    return [f"{number} {exercise.title}", exercise.hint, f"In this project: {exercise.where_solved()}"]
 
 
 @torch.no_grad()
@@ -128,7 +128,7 @@ def check(workbook: Workbook, which: str | None, say: Callable[[str], None]) -> 
     if not verdict.right:
         raise ExerciseError(f"{path}: {exercise.function} does not give the right result yet", do=help_at)
     workbook.note_solved(exercise)
-    say(f"  This project's own: {exercise.where_solved()}")
+    say(f"  In this project: {exercise.where_solved()}")
     coming = workbook.next_number()
     say(f"Next: {workbook.file(coming)}: {EXERCISES[coming - 1].title}" if coming else "All exercises are solved.")
 
@@ -146,7 +146,7 @@ def _judge(exercise: Exercise, path: Path) -> Verdict:
         if line is None:
             raise
         raise ExerciseError(
-            f"{path}, line {line}: this line is still to be written", do="Replace it with your code, and check again."
+            f"{path}, line {line}: this line has not been written yet", do="Replace it with your code, and check again."
         ) from error
     except Exception as error:
         line = _line_in(path, error)

@@ -113,7 +113,7 @@ def read_ids(tokenizer: Tokenizer, text: str, context: int, bundle: Bundle | Non
     most = min(MOST_TOKENS, context, bundle.max_length if bundle else context)
     if len(ids) > most:
         raise RecipeError(
-            "the text is too long for a page", got=f"{len(ids)} tokens", known=f"{most} at most", do="Cut it."
+            "the text is too long for one page", got=f"{len(ids)} tokens", known=f"{most} at most", do="Shorten it."
         )
     return ids
 

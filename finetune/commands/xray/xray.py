@@ -37,7 +37,7 @@ class Xray(Record):
 def xray(given: str, text: str, against: str | None, out: Path) -> str:
     """Write the page, and return a line about it. Raises RecipeError, WeightsError or RunError."""
     if out.is_dir() or out.suffix.lower() not in (".html", ".htm"):
-        raise RecipeError(f"{out}: not the name of a page", do="For example: --out xray.html")
+        raise RecipeError(f"{out}: not the name of an HTML file", do="For example: --out xray.html")
     found = look_inside(given, text, against)
     page = render(found, _name(given))
     with atomic_write(out) as file:
@@ -91,7 +91,7 @@ def _open(given: str) -> tuple[LanguageModel, Tokenizer, Bundle | None]:
         model = bundle.model.to("cpu").body
         if bundle.thresholds is not None:
             raise WeightsError(
-                f"{given}: a classifier of many labels has no single decision", known="one label for a text"
+                f"{given}: a classifier with several labels per text has no single decision", known="one label per text"
             )
     if not isinstance(model, LanguageModel):
         raise WeightsError(

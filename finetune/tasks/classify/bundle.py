@@ -313,13 +313,15 @@ def read_card(path: Path) -> BundleCard:
     try:
         card = BundleCard.from_json(read_json(path), path)
     except RunError as error:
-        raise WeightsError(f"{path}: not what an export writes", got=error.got, do="Export the run again.") from error
+        raise WeightsError(
+            f"{path}: not in the format of an export", got=error.got, do="Export the run again."
+        ) from error
     fits = all(
         len(part or card.labels) == len(card.labels) for part in (card.thresholds, card.costs, *(card.costs or ()))
     )
     if card.positive not in (None, *card.labels) or not fits:
         raise WeightsError(
-            f"{path}: not what an export writes",
+            f"{path}: not in the format of an export",
             got=f"positive {card.positive!r}"
             if fits
             else f"{len(card.thresholds or card.costs or [])} {'thresholds' if card.thresholds else 'costs'}",

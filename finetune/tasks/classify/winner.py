@@ -42,7 +42,7 @@ def read_tfidf(directory: Path) -> TfidfModel:
         return TfidfModel.restore(record, load((directory / TFIDF_FILES[1]).read_bytes()))
     except (OSError, RunError, SafetensorError, KeyError, ValueError) as error:
         raise WeightsError(
-            f"{path}: not what an export writes", got=str(error)[:200], do="Export the run again."
+            f"{path}: not in the format of an export", got=str(error)[:200], do="Export the run again."
         ) from error
 
 

@@ -74,7 +74,7 @@ class TagBundle:
             card = TagBundleCard.from_json(read_json(path), path)
         except RunError as error:
             raise WeightsError(
-                f"{path}: not what an export writes", got=error.got, do="Export the run again."
+                f"{path}: not in the format of an export", got=error.got, do="Export the run again."
             ) from error
         tokenizer = Tokenizer.from_directory(directory)
         if tokenizer.fingerprint() != card.tokenizer_sha256:

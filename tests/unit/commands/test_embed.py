@@ -59,7 +59,7 @@ def test_a_table_becomes_a_file_and_neighbours(checkpoint, tmp_path):
     lines = list(embed(str(checkpoint), str(table), tmp_path / "out.npy", near="the ferry left", neighbours=3))
     vectors = np.load(tmp_path / "out.npy")
     np.testing.assert_array_equal(vectors, embed_texts(*reader(str(checkpoint)), TEXTS, "mean"))
-    assert "4 rows of 32 numbers" in lines[0]
+    assert "4 vectors of 32 numbers" in lines[0]
     assert [line.split("  ")[1] for line in lines[1:3]] == ["row 0", "row 3"] and lines[1].startswith("1.000")
     assert len(lines) == 4
 
@@ -76,7 +76,7 @@ def test_a_parquet_file_has_the_texts_beside_their_vectors(checkpoint, tmp_path)
     )
     vectors = np.array(found["embedding"].to_pylist(), dtype=np.float32)
     np.testing.assert_array_equal(vectors, embed_texts(*reader(str(checkpoint)), TEXTS, "last"))
-    assert "4 rows of 32 numbers" in line
+    assert "4 vectors of 32 numbers" in line
 
 
 def test_the_common_part_of_all_vectors_is_left_out():
@@ -90,7 +90,7 @@ def test_the_common_part_of_all_vectors_is_left_out():
     [
         ({"out": None}, "Give --out FILE.npy, --nearest TEXT, or both"),
         ({"pooling": "max"}, "got max; known: mean, last"),
-        ({"out": "x.csv"}, "not written as .csv; known: .npy, .parquet. For example: --out x.npy"),
+        ({"out": "x.csv"}, "cannot be written as .csv; known: .npy, .parquet. For example: --out x.npy"),
         ({"near": "x", "neighbours": 0}, "neighbours is out of range"),
     ],
 )

@@ -151,7 +151,7 @@ def test_an_encoder_decoder_is_refused(tmp_path):
     write_own(tmp_path / "model", model, Tokenizer.of_bytes())
     with pytest.raises(WeightsError, match="xray does not support"):
         look_inside(str(tmp_path / "model"), "a", None)
-    with pytest.raises(RecipeError, match="not the name of a page"):
+    with pytest.raises(RecipeError, match="not the name of an HTML file"):
         xray(str(tmp_path / "model"), "a", None, tmp_path / "x.csv")
 
 

@@ -60,10 +60,10 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path):
         (tmp_path / name).mkdir()
         write_tfidf(tmp_path / name, fit_tfidf(texts, y, [], [], k)[0])
     (tmp_path / "two" / "tfidf.safetensors").write_bytes((tmp_path / "three" / "tfidf.safetensors").read_bytes())
-    with pytest.raises(WeightsError, match="not what an export writes"):
+    with pytest.raises(WeightsError, match="not in the format of an export"):
         read_tfidf(tmp_path / "two")
     (tmp_path / "three" / "tfidf.json").write_text('{"schema_version": 1}')
-    with pytest.raises(WeightsError, match="not what an export writes"):
+    with pytest.raises(WeightsError, match="not in the format of an export"):
         read_tfidf(tmp_path / "three")
     (tmp_path / "three" / "tfidf.json").unlink()
     with pytest.raises(WeightsError):

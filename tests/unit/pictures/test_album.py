@@ -86,7 +86,7 @@ def test_a_list_of_another_shape_is_said_and_kept(tmp_path):
     draw("masks", tmp_path, Options(), Train())
     text = (tmp_path / "pictures.json").read_text().replace('"width"', '"breadth"')
     (tmp_path / "pictures.json").write_text(text)
-    with pytest.raises(RunError, match=r"pictures\.json: not what this version writes.*width.*--out DIR"):
+    with pytest.raises(RunError, match=r"pictures\.json: not in this version's format.*width.*--out DIR"):
         draw("schedule", tmp_path, Options(), Train(lr=1e-3))
     assert (tmp_path / "pictures.json").read_text() == text and not list(tmp_path.glob("schedule*"))
 

@@ -299,7 +299,7 @@ def test_a_missing_or_damaged_evaluation_raises(make_run, tmp_path):
     with pytest.raises(RunError, match="cannot read"):
         build_report(run, PAGES)
     (run / "eval.json").write_text('{"headline": 3}')
-    with pytest.raises(RunError, match="eval.json: not what this version writes.*--name my-run --from evaluate"):
+    with pytest.raises(RunError, match="eval.json: not in this version's format.*--name my-run --from evaluate"):
         build_report(run, PAGES)
     (run / "predictions.csv").write_text("row,text\n1,x\n")
     with pytest.raises(RunError, match="predictions.csv"):
@@ -332,7 +332,7 @@ def test_every_other_invalid_file_raises_with_its_name(make_run, file, text):
     if text is None:  # a stage's record whose result is not the training's
         text = json.dumps(json.loads((run / file).read_text()) | {"result": {}})
     (run / file).write_text(text)
-    with pytest.raises(RunError, match=f"{file}: not what this version writes"):
+    with pytest.raises(RunError, match=f"{file}: not in this version's format"):
         build_report(run, PAGES)
 
 

@@ -64,7 +64,7 @@ def test_an_invalid_line_raises_with_its_number(run, line, problem):
     write_records(run, {"train": [ROWS[LabelledRow]]})
     path = run.path("data", "train.jsonl")
     path.write_bytes(path.read_bytes() + line.encode(errors="surrogateescape") + b"\n")
-    where = re.escape(f"{path}, line 2: not what this version writes")
+    where = re.escape(f"{path}, line 2: not in this version's format")
     with pytest.raises(RunError, match=rf"{where}; got .*({problem}).*Run the stage that wrote it again"):
         read_records(run, "train", LabelledRow)
 

@@ -47,8 +47,8 @@ def test_a_launched_process_has_the_environment_that_is_given(tmp_path):
         ('{"stopped": "stopped at step 3"}', Interrupted, "stopped at step 3"),
         ('{"error": "the loss is not finite"}', TrainingError, "the loss is not finite"),
         (None, TrainingError, "status 3"),
-        ('{"result": {"totals": 7}}', RunError, "not what this version writes.*total"),
-        ('{"result": 7}', RunError, "not what this version writes.*result"),
+        ('{"result": {"totals": 7}}', RunError, "not in this version's format.*total"),
+        ('{"result": 7}', RunError, "not in this version's format.*result"),
     ],
 )
 def test_every_other_end_is_an_error_that_says_so(started, content, error, said):

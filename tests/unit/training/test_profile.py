@@ -48,8 +48,8 @@ def test_shares_and_speed_are_of_the_measured_time():
     seconds = dict(zip(PARTS, (1.0, 2.0, 3.0, 0.0, 3.0, 1.0), strict=True))
     lines = table(Profile(seconds, steps=10, tokens=500, flops=2e10, peak_flops=4e9))
     assert [line.split()[-2:] for line in lines[1:4]] == [["100.0", "10.0%"], ["200.0", "20.0%"], ["300.0", "30.0%"]]
-    assert lines[-2].startswith("50 tokens a second")
-    assert lines[-1].startswith("2.0 GFLOP a second") and "50% of the 4 " in lines[-1]
+    assert lines[-2].startswith("50 tokens per second")
+    assert lines[-1].startswith("2.0 GFLOP per second") and "50% of the 4 " in lines[-1]
 
 
 def test_frozen_weights_cost_no_gradient_of_their_own(toy_job):

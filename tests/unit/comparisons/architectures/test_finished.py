@@ -74,7 +74,7 @@ def test_a_line_that_a_crash_cut_short_costs_that_training_alone(path):
 def test_a_line_of_another_shape_is_named(path, line, said):
     path.write_text(path.read_text() + json.dumps(line) + "\n")
     with pytest.raises(
-        RunError, match=f"trainings.jsonl, line 4: not what this version writes.*{said}.*Delete this line"
+        RunError, match=f"trainings.jsonl, line 4: not in this version's format.*{said}.*Delete this line"
     ):
         read_finished(path, Basis(**BASIS))
 

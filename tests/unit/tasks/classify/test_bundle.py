@@ -89,7 +89,7 @@ def test_an_uncertain_text_keeps_its_label_and_is_abstained_on(bundle_at, tmp_pa
 
 
 def test_costs_of_another_number_of_labels_are_a_damaged_bundle(bundle_at):
-    with pytest.raises(WeightsError, match="not what an export writes; got 3 costs"):
+    with pytest.raises(WeightsError, match="not in the format of an export; got 3 costs"):
         predict.Bundle.load(bundle_at(costs=[[0, 1, 1], [1, 0, 1], [1, 1, 0]]))
 
 

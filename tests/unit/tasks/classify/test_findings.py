@@ -187,7 +187,7 @@ def test_a_card_is_read_back_with_its_findings(card):
     assert {finding["code"] for finding in plain["checks"]} == {finding.code for finding in card.checks} != set()
     assert ClassifierCard.from_json(plain, "card.json") == card
     plain["checks"][0]["check"] = "unheard_of"
-    with pytest.raises(RunError, match="card.json: not what this version writes; got checks.0.*unheard_of"):
+    with pytest.raises(RunError, match="card.json: not in this version's format; got checks.0.*unheard_of"):
         ClassifierCard.from_json(plain, "card.json")
 
 

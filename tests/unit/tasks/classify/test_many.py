@@ -268,7 +268,7 @@ def test_a_damaged_list_of_thresholds_is_a_damaged_bundle(bundle):
 
     card = json.loads((bundle / "bundle.json").read_text())
     (bundle / "bundle.json").write_text(json.dumps(card | {"thresholds": [0.5]}))
-    with pytest.raises(WeightsError, match="not what an export writes; got 1 thresholds"):
+    with pytest.raises(WeightsError, match="not in the format of an export; got 1 thresholds"):
         Bundle.load(bundle)
 
 
