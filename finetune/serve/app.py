@@ -44,7 +44,7 @@ class OneText(Body):
 
 
 class Source(Body):
-    """A source whose target is wanted; beams and max_new_tokens as in the run unless they are given."""
+    """A source to write a target for; beams and max_new_tokens default to the run's settings."""
 
     source: str
     beams: Annotated[int | None, Field(ge=1, le=16)] = None
@@ -52,7 +52,7 @@ class Source(Body):
 
 
 class NextToken(Sampling):
-    """A text whose next token is asked for."""
+    """A text, and the sampling settings for its next token."""
 
     prompt: str
 
@@ -121,7 +121,7 @@ def _page_routes(about: dict[str, Any]) -> APIRouter:
 
     @router.get("/about")
     async def tell() -> dict[str, Any]:
-        """What is served."""
+        """The served model: its name, kind and settings."""
         return about
 
     return router
@@ -149,21 +149,21 @@ def _classifier_routes(classifier: Classifier, limits: Limits) -> APIRouter:
 
     @router.post("/predict")
     async def predict(request: Request, asked: Texts) -> dict[str, Any]:
-        """The label of each text with its probability, and the decision under the run's aim, as ``finetune predict``."""
+        """The label of each text with its probability, and the decision by the run's rule, as in ``finetune predict``."""
         check_texts(asked.texts, limits.texts, limits.characters)
         logits = await answer(request, worker.submit(classifier.predict_work, asked.texts), limits)
         return {"labels": classifier.labels, "predictions": list(map(vars, classifier.of_logits(logits)))}
 
     @router.post("/explain")
     async def explain(request: Request, asked: OneText) -> dict[str, Any]:
-        """What each token of a text moves when it is hidden (log-odds), and the nearest training rows."""
+        """The change in log-odds when each token is hidden, and the nearest training rows."""
         check_texts([asked.text], 1, limits.characters)
         found = await answer(request, worker.submit(classifier.explain_work, asked.text), limits)
         return vars(found)
 
     @router.get("/thresholds")
     async def thresholds(label: str) -> dict[str, Any]:
-        """For each threshold on a label's probability: test rows at or above it, and those that have the label."""
+        """For each threshold on a label's probability: the number of test rows at or above it, and of those with the label."""
         if label not in classifier.labels:
             raise Problem(404, "there is no such label", got=label[:80], known=", ".join(classifier.labels[:20]))
         if tested is None:
@@ -181,26 +181,26 @@ def _table_routes(tables: Tables) -> APIRouter:
 
     @router.post("", status_code=202)
     async def send(request: Request, name: str, text: str | None = None) -> dict[str, Any]:
-        """Send a table as the body. name: its file name. text: its text column, if it cannot be told."""
+        """Send a table as the request body. name: its file name. text: its text column, if it cannot be inferred."""
         source = await tables.receive(name, request.stream())
         return shown(await anyio.to_thread.run_sync(tables.start, source, name, text))
 
     @router.get("/{id}")
     async def look(id: str) -> dict[str, Any]:
-        """How far a table is: running, done or failed."""
+        """The status of a table: running, done or failed."""
         return shown(tables.get(id))
 
     @router.get("/{id}/file")
     async def fetch(id: str) -> FileResponse:
-        """The filled table."""
+        """The table with its predictions."""
         filling = tables.get(id)
         if filling.state != DONE:
-            raise Problem(404, "the table is not filled", got=filling.state, do="Ask again later.")
+            raise Problem(404, "the table is not ready", got=filling.state, do="Ask again later.")
         return FileResponse(filling.target, media_type="application/octet-stream", filename=filling.name)
 
     @router.delete("/{id}")
     async def delete(id: str) -> dict[str, Any]:
-        """Stop filling a table, and delete it."""
+        """Cancel the prediction of a table, and delete it."""
         tables.delete(id)
         return {"deleted": id}
 
@@ -212,7 +212,7 @@ def _tagger_routes(tagger: TextTagger, limits: Limits) -> APIRouter:
 
     @router.post("/tag")
     async def tag(request: Request, asked: Texts) -> dict[str, Any]:
-        """The names in each text, as ``finetune predict``: kind, text, first character, end, and probability."""
+        """The names in each text, as in ``finetune predict``: kind, text, start and end in characters, and probability."""
         check_texts(asked.texts, limits.texts, limits.characters)
         found = await answer(request, tagger.worker.submit(tagger.names_work, asked.texts), limits)
         return {"kinds": tagger.kinds, "names": [list(map(vars, names)) for names in found]}
@@ -225,7 +225,7 @@ def _source_routes(reader: SourceReader, worker: Worker, limits: Limits) -> APIR
 
     @router.post("/write")
     async def write(request: Request, asked: Source) -> dict[str, Any]:
-        """The target of a source, and the attention of each target token (rows) to the source's."""
+        """The target for a source, and the attention of each target token (rows) to the source tokens (columns)."""
         check_texts([asked.source], 1, limits.characters)
         new = asked.max_new_tokens or reader.use.max_new_tokens
         if new > limits.new_tokens:
@@ -242,7 +242,7 @@ def _next_routes(writer: Writer, limits: Limits) -> APIRouter:
 
     @router.post("/next")
     async def next_token(request: Request, asked: NextToken) -> dict[str, Any]:
-        """The most likely next tokens, with their probabilities before and after the sampling settings."""
+        """The most likely next tokens, with their probabilities before and after the sampling settings are applied."""
         if len(asked.prompt) > limits.characters:
             raise Problem(413, "the text is too long", known=f"{limits.characters:,} characters at most")
         item = writer.prompt_ids(asked.prompt), asked.decoding(1.0, None)

@@ -102,11 +102,11 @@ class Classifier:
                 "",
                 [],
                 [],
-                ["Tokens are hidden, and training rows compared, with a model in torch only."],
+                ["The effect of tokens and the nearest training rows need a PyTorch model."],
             )
         [ids, *more] = read_ids(bundle, text)
         if more:
-            notes.append("The text is read in windows; this is its first.")
+            notes.append("The text is read in windows; only the first is shown.")
         pieces = np.array_split(np.arange(len(ids)), min(len(ids), 128))
         against = None if several else others[0]
         shifts = occlusion_shifts(bundle, ids, pieces, label, against)
@@ -162,7 +162,7 @@ class TrainingRows:
         self.read, self.why = 0, ""
         bundle, run = classifier.bundle, classifier.run
         if not isinstance(bundle, Bundle):
-            self.why = "Training rows are compared with a model in torch only."
+            self.why = "The nearest training rows need a PyTorch model."
         elif run is None or not run.path("data", "train.jsonl").is_file():
             self.why = "A bundle has no training rows; serve the run itself to see the nearest ones."
         else:

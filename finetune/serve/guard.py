@@ -69,14 +69,14 @@ class Guard:
         host = headers.get("host", "")
         if not self._is_own(host):
             raise Problem(
-                403, "this server does not answer to this host", got=shorten(host), known="localhost, or its address"
+                403, "this server does not accept this host name", got=shorten(host), known="localhost, or its address"
             )
         origin = headers.get("origin")
         if origin is not None and origin.lower() not in (f"http://{host.lower()}", f"https://{host.lower()}"):
-            raise Problem(403, "requests of other sites' pages are refused", got=f"the origin {shorten(origin)}")
+            raise Problem(403, "requests from pages of other sites are refused", got=f"the origin {shorten(origin)}")
         opened = method == "GET" and path == "/" and headers.get("sec-fetch-mode") == "navigate"
         if headers.get("sec-fetch-site") in ("cross-site", "same-site") and not opened:
-            raise Problem(403, "requests of other sites' pages are refused")
+            raise Problem(403, "requests from pages of other sites are refused")
 
     def _is_own(self, host: str) -> bool:
         """Whether a Host header is an IP address, which DNS cannot rebind, or a known name."""

@@ -35,13 +35,13 @@ class Body(BaseModel):
 
 
 class StreamOptions(Body):
-    """include_usage: a last event with the number of tokens."""
+    """include_usage: send a last event with the numbers of tokens."""
 
     include_usage: bool = False
 
 
 class Sampling(Body):
-    """How tokens are chosen. top_k, min_p, repetition_penalty and no_repeat_ngram are not OpenAI's."""
+    """How tokens are chosen. top_k, min_p, repetition_penalty and no_repeat_ngram are not part of OpenAI's API."""
 
     temperature: Annotated[float | None, Field(ge=0, le=100, description="0: greedy")] = None
     top_p: Annotated[float | None, Field(gt=0, le=1)] = None
@@ -69,7 +69,7 @@ class Sampling(Body):
 class Wanted(Sampling):
     """The fields that both kinds of completion share."""
 
-    model: Annotated[str, Field(description="the name that /v1/models gives")]
+    model: Annotated[str, Field(description="the model's name, as listed by /v1/models")]
     max_tokens: Annotated[int | None, Field(ge=1)] = None
     n: Annotated[int, Field(ge=1, description="number of texts; each has its own seed: seed, seed + 1, ...")] = 1
     stop: str | list[str] | None = None
@@ -185,17 +185,17 @@ class Completions:
 
 def openai_routes(name: str, writer: Writer, instruct: Instruct | None, limits: Limits) -> APIRouter:
     """The routes. instruct: how an instruct run writes its prompts; None: the model has no chat."""
-    router = APIRouter(prefix="/v1", tags=["as OpenAI's"])
+    router = APIRouter(prefix="/v1", tags=["OpenAI API"])
     card = {"id": name, "object": "model", "created": int(time.time()), "owned_by": "gpt2-finetune"}
 
     @router.get("/models")
     async def models() -> dict[str, Any]:
-        """The one model of this server."""
+        """The one model that this server has."""
         return {"object": "list", "data": [card]}
 
     @router.get("/models/{model}")
     async def model(model: str) -> dict[str, Any]:
-        """The model by its name."""
+        """The model with this name."""
         _check_name(model, name)
         return card
 
@@ -268,7 +268,9 @@ def _check(
     if len(stop) > MOST_STOPS or not all(stop):
         raise Problem(400, "stop cannot be used", known=f"up to {MOST_STOPS} texts, none of them empty")
     if asked.n > 1 and asked.decoding(temperature, None).temperature == 0:
-        raise Problem(400, "greedy texts are all the same", got=f"n {asked.n}", do="Give a temperature above 0.")
+        raise Problem(
+            400, "greedy decoding gives the same text every time", got=f"n {asked.n}", do="Give a temperature above 0."
+        )
     return new, stop
 
 
@@ -291,13 +293,13 @@ def _check_turns(messages: list[Message], instruct: Instruct) -> None:
     if [own.role for own in turns] != wanted or len(turns) % 2 == 0:
         raise Problem(
             400,
-            "the messages are in no order that the model knows",
-            known="perhaps a system message, then user and assistant in turn, the last of a user",
+            "the messages are not in an order that the model was trained on",
+            known="optionally a system message, then user and assistant messages in turn, ending with the user's",
         )
     if len(messages) > 1 and not remembers(instruct):
         raise Problem(
             400,
             "the model was trained on one question and its answer",
             got=f"{len(messages)} messages",
-            do="Send the last question alone.",
+            do="Send only the last question.",
         )

@@ -62,7 +62,7 @@ def open_model(given: str, worker: Worker) -> Served:
             return Served(name, given, tagger=TextTagger(path, worker))
         if card.task != "classify":
             raise RunError(
-                f"{given}: a model of the task {card.task} is not served",
+                f"{given}: serve does not support the task {card.task}",
                 known=SERVED,
                 do=f"Use it with: finetune predict {given} TEXT",
             )
@@ -75,7 +75,7 @@ def open_model(given: str, worker: Worker) -> Served:
     if isinstance(model, ClassifierModel):
         raise WeightsError(f"{given}: a classifier without its bundle.json", do="Serve the run, or its export/hf.")
     if not isinstance(model, LanguageModel | EncoderDecoder) or (isinstance(model, EncoderDecoder) and not use):
-        raise WeightsError(f"{given}: {model.kind} writes no text", known=SERVED)
+        raise WeightsError(f"{given}: {model.kind} cannot generate text", known=SERVED)
     model = model.to(device_type()).eval()
     if use:
         return Served(name, given, source=SourceReader(model, loaded.tokenizer, use))

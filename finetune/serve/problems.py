@@ -55,7 +55,7 @@ def message_of(error: Exception) -> str:
     if isinstance(error, FinetuneError):
         return str(error)
     warn(f"serve: {type(error).__name__}: {error}")
-    return "an error of the server, whose terminal says more"
+    return "internal server error; details are in the server's terminal"
 
 
 def add_handlers(app: FastAPI) -> None:
@@ -68,7 +68,7 @@ def add_handlers(app: FastAPI) -> None:
         assert isinstance(error, HTTPException)
         said = {
             404: f"there is no {request.url.path} here",
-            405: f"{request.url.path} does not answer {request.method}",
+            405: f"{request.url.path} does not support {request.method}",
         }
         known = "See: /openapi.json"
         return response_to(error.status_code, f"{said.get(error.status_code, error.detail)}. {known}")

@@ -62,9 +62,13 @@ def listen(host: str, port: int) -> socket.socket:
                 f"port {port} of {host} is in use", do=f"Give another one: --port {port + 1 if port < 65535 else 8000}"
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM):
-            raise RecipeError(f"port {port} needs rights that you do not have", do="Give one above 1023.") from error
+            raise RecipeError(
+                f"port {port} needs privileges that you do not have", do="Give one above 1023."
+            ) from error
         raise RecipeError(
-            f"cannot listen on {host}", got=error.strerror or str(error), do="Leave out --host, for this machine alone."
+            f"cannot listen on {host}",
+            got=error.strerror or str(error),
+            do="Leave out --host to serve this machine only.",
         ) from error
 
 

@@ -31,11 +31,11 @@ async def answer(request: Request, future: Future[R], limits: Limits, give_up: C
             if asyncio.get_running_loop().time() > end:
                 raise Problem(
                     504,
-                    f"there is no answer after {limits.seconds:.0f} seconds",
+                    f"no answer after {limits.seconds:.0f} seconds",
                     do="Ask for less at a time, or try again later.",
                 )
             if await request.is_disconnected():
-                raise Problem(499, "the client has gone")
+                raise Problem(499, "the client has disconnected")
     finally:
         if not waiting.done():
             give_up()
@@ -102,7 +102,7 @@ class Pieces:
             if self.worker.stopping.is_set():
                 raise Problem(503, "the server is closing")
             if request and await request.is_disconnected():
-                raise Problem(499, "the client has gone")
+                raise Problem(499, "the client has disconnected")
 
     def _put(self, number: int, new: str | Future[Written]) -> None:
         with suppress(RuntimeError):  # the loop is closed: no one waits for more

@@ -60,7 +60,9 @@ class Tables:
         with self._lock:
             running = sum(own.state == RUNNING for own in self._all.values())
         if running >= self.limits.tables:
-            raise Problem(429, "other tables are being filled", got=f"{running}", do="Wait for one, or cancel it.")
+            raise Problem(
+                429, "other tables are still being predicted", got=f"{running}", do="Wait for one, or cancel it."
+            )
         path, size = self.folder / f"{secrets.token_urlsafe(12)}{ending}", 0
         try:
             with open(path, "wb") as file:
@@ -157,7 +159,9 @@ class Tables:
             filling.target.unlink(missing_ok=True)
         except Exception as error:  # shown on the page
             said = message_of(error)
-            said = said.replace(str(filling.source), "the table").replace(str(filling.target), "the filled table")
+            said = said.replace(str(filling.source), "the table").replace(
+                str(filling.target), "the table with predictions"
+            )
             filling.message, filling.state = said, FAILED
         finally:
             filling.source.unlink(missing_ok=True)

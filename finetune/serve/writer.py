@@ -121,7 +121,7 @@ class Writer:
 
     @torch.inference_mode()
     def _distribution(self, ids: list[int], decoding: Decoding) -> list[Likely]:
-        """The most likely next tokens, with their probabilities before and after the sampling settings."""
+        """The most likely next tokens, with their probabilities before and after the sampling settings are applied."""
         context = self.model.config.context
         read = torch.tensor([ids[-context:]], device=self.model.token_embedding.weight.device)
         logits = self.model.next_logits(read, self.model.new_cache(read.shape[1])).float()

@@ -27,7 +27,7 @@ async function call(path, body, options = {}) {
   try {
     response = await fetch(path, { ...asked, ...options });
   } catch (error) {
-    throw error.name === "AbortError" ? error : new Error("the server does not answer; has it ended?");
+    throw error.name === "AbortError" ? error : new Error("the server does not answer; is it still running?");
   }
   if (!response.ok) {
     const said = await response.json().catch(() => null);
@@ -132,7 +132,7 @@ async function predict() {
 async function explain(text) {
   const found = await json("explain", { text });
   $("why").hidden = false;
-  $("why-title").textContent = `What speaks for ${found.label || "this"}`;
+  $("why-title").textContent = `Evidence for ${found.label || "this"}`;
   const most = Math.max(...found.tokens.map(([, shift]) => Math.abs(shift)), 1e-9);
   $("why-tokens").replaceChildren(
     ...found.tokens.map(([token, shift]) => {
@@ -144,7 +144,7 @@ async function explain(text) {
   $("why-tokens").hidden = !found.tokens.length;
   const against = found.against ? ` against ${found.against}` : "";
   $("why-legend").textContent = found.tokens.length
-    ? `Each token is hidden in turn. Blue: without it the log-odds of ${found.label}${against} fall; orange: they rise. The strongest moves them by ${most.toFixed(2)}.`
+    ? `Each token is hidden in turn. Blue: without it, the log-odds of ${found.label}${against} fall; orange: they rise. The strongest moves them by ${most.toFixed(2)}.`
     : "";
   $("why-notes").replaceChildren(...found.notes.map((note) => make("li", { textContent: note })));
   $("why-near").hidden = !found.neighbours.length;
@@ -240,7 +240,7 @@ function ruleOf() {
   if (about.several) return `Aim ${about.aim}; thresholds: ${about.labels.map((label, at) => `${label} ${about.thresholds[at].toFixed(3)}`).join(", ")}`;
   const parts = [`aim ${about.aim}`];
   if (about.threshold !== null && about.labels.length === 2) parts.push(`${about.positive} from a probability of ${about.threshold.toFixed(3)}`);
-  if (about.costs) parts.push("the least expected cost decides");
+  if (about.costs) parts.push("the label with the least expected cost");
   if (about.abstain_below !== null) parts.push(`abstains below ${about.abstain_below.toFixed(3)}`);
   return `Decision: ${parts.join(", ")}`;
 }
@@ -351,7 +351,7 @@ function streaming(stop, go, state) {
         }
         if (event.notes) show(new Error(event.notes.join(" ")));
       }
-      state.textContent = reason === "length" ? "ended at its length" : "ended";
+      state.textContent = reason === "length" ? "finished at the token limit" : "finished";
     } catch (error) {
       state.textContent = error.name === "AbortError" ? "stopped" : "";
       throw error;

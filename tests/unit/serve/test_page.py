@@ -117,7 +117,7 @@ def test_a_chat_is_that_of_the_command_and_stops(browser, talk, instruct_run, wo
     browser.run("document.getElementById('question').focus()")
     browser.type(words.question)
     browser.press("Enter")
-    browser.until("document.getElementById('chat-state').textContent.startsWith('ended')")
+    browser.until("document.getElementById('chat-state').textContent.startsWith('finished')")
     last = "document.querySelector('#chat-log .said:last-child span').textContent"
     assert browser.run(last) == "".join(said).removesuffix("\n")
     browser.run("document.querySelector('#chat-settings [name=max_tokens]').value = 4000")
@@ -141,7 +141,7 @@ def test_a_text_is_continued_and_its_next_token_shown(browser, talk):
     browser.until("!document.getElementById('writer').hidden")
     browser.run("document.querySelector('#write-settings [name=max_tokens]').value = 12")
     submit(browser, "prompt", "The river", "write-form")
-    browser.until("document.getElementById('write-state').textContent.startsWith('ended')")
+    browser.until("document.getElementById('write-state').textContent.startsWith('finished')")
     assert browser.run("document.getElementById('written').textContent").startswith("The river ")
     browser.run("document.getElementById('write-next').click()")
     browser.until("document.querySelectorAll('#next-tokens li').length === 20")

@@ -97,7 +97,7 @@ def test_what_is_no_model_is_said(tmp_path, classifier_run, tiny):
     (loose / "bundle.json").unlink()
     for given, kind, said in (
         (unfinished, WeightsError, "Finish the run"),
-        (other, RunError, "the task tell is not served"),
+        (other, RunError, "serve does not support the task tell"),
         (loose, WeightsError, "bundle.json"),
         (tmp_path / "nothing", FinetuneError, "nothing"),
         (tmp_path, FinetuneError, str(tmp_path)),
