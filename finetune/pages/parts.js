@@ -55,7 +55,7 @@ function headButtons(maps, choose) {
       grid.append(button);
     }
   }
-  return make("div", {}, make("h3", { textContent: maps.title }), make("p", { className: "soft", textContent: "Layers from above, heads from the left." }), grid);
+  return make("div", {}, make("h3", { textContent: maps.title }), make("p", { className: "soft", textContent: "Layers from top to bottom, heads from left to right." }), grid);
 }
 
 // One head as a table: each row is a token, each column one that it attends to.

@@ -92,7 +92,8 @@ class Kind:
 KINDS = {
     "tokens": Kind(
         Chapter(
-            "Tokens", "What a model reads are not letters or words, but pieces that were frequent in its training text."
+            "Tokens",
+            "A model reads neither letters nor words, but pieces of text that were frequent when its vocabulary was learned.",
         ),
         lambda ask: tokens.draw(ask.loaded[1], ask.text(tokens.TEXT), ask.name),
     ),

@@ -48,9 +48,9 @@ def draw(model: Reader, tokenizer: Tokenizer, text: str, weights: str) -> list[D
         Drawing(
             "embeddings",
             f"Neighbours in the token embedding of {weights}",
-            "The bars are cosines between rows of the token embedding, before any attention. Nobody told the model what "
-            "the tokens mean: tokens that occur among the same words have been moved in the same direction. The same row "
-            f"stands for a token whatever its meaning in a text; telling those apart is the work of the layers.{rest} The "
+            "The bars are cosines between rows of the token embedding, before any attention. The model was never told "
+            "what the tokens mean: training moved tokens that occur in similar contexts in the same direction. A token has "
+            f"the same row whatever its meaning in a text; the layers above tell its meanings apart.{rest} The "
             f"text: {cut(text, 200)}",
             figure,
         )

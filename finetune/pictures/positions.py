@@ -68,7 +68,7 @@ def _sinusoidal(width: int) -> Drawing:
         "Sinusoidal positions",
         "Each row is the vector that is added to a token at this position. Sine and cosine alternate from "
         "channel to channel. The first channels change fast and distinguish neighbours; the last hardly change over "
-        "the whole text. Together they encode a position as the hands of a clock encode the time. Nothing here "
+        "the whole text. Together they encode a position as the hands of a clock encode the time of day. Nothing here "
         f"is learned. The width is {width:,}.",
         figure,
     )
@@ -169,9 +169,9 @@ def _alibi(heads: int) -> Drawing:
     return Drawing(
         "positions-alibi",
         "ALiBi: distance as a cost",
-        "No token has a position. Instead each head lowers the score of a key in proportion to its distance before the "
-        "query, the first head most: it sees its neighbours alone, while the last one sees far. Nothing here is learned, "
-        "and nothing ends at a longest position, so that a model can read texts longer than those it was trained on.",
+        "There is no position embedding. Instead each head lowers the score of a key in proportion to its distance before the "
+        "query, the first head most: it attends almost only to its neighbours, while the last one reaches far. Nothing here "
+        "is learned, and there is no longest position, so a model can read texts longer than those it was trained on.",
         figure,
     )
 

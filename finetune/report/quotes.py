@@ -16,7 +16,7 @@ def quoting_note(sections: Sequence[Section]) -> str:
     if not quoting:
         return ""
     rows = "texts of your data, some of them training rows" if any(own.training for own in quoting) else "test texts"
-    return f"This page shows {rows}. Run details has the command for a page without them, to share."
+    return f"This page shows {rows}. Run details gives the command for a page without them, for sharing."
 
 
 def sharing(name: str) -> list[Text | Code]:
