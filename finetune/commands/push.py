@@ -38,7 +38,7 @@ def push(directory: Path, repo: str, public: bool, dry_run: bool) -> str:
     found = texts_in(folder, files, run)
     if found:
         raise RunError(
-            f"{directory}: files of the export hold texts of your data",
+            f"{directory}: files of the export contain texts of your data",
             got=listed(found),
             do="Remove these lines, or export the run again.",
         )

@@ -63,8 +63,8 @@ class Cost(Record):
         ):  # no row changed: a bootstrap interval would have no width
             most = float(upper_bound(0, self.n, 0.95))
             return (
-                f"accuracy {self.after:.4f} as in fp32: on {self.n:,} held-out rows none turned right or wrong, "
-                f"with 95 % confidence at most {most:.1%} of all rows do"
+                f"accuracy {self.after:.4f} as in fp32: none of {self.n:,} held-out rows changed between right and wrong; "
+                f"with 95 % confidence, at most {most:.1%} of all rows do"
             )
         name = {"log_loss": "loss per token"}.get(self.metric, self.metric)
         return (

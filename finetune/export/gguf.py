@@ -72,7 +72,7 @@ def write(
         )
     if quantize in ("q8_0", "q4_0") and thing.model.config.width % BLOCK:
         raise RunError(
-            f"{thing.name}: {quantize} needs a width of a multiple of {BLOCK}",
+            f"{thing.name}: {quantize} needs a width that is a multiple of {BLOCK}",
             got=str(thing.model.config.width),
             do="Export it in f32 or with --quantize f16.",
         )
@@ -104,7 +104,7 @@ def compare(path: Path, thing: Exportable, model: GPT, quantize: str | None) -> 
     same, total = compare_answers(path, thing, model)
     if quantize is None and total and same < total / 2:  # near ties may differ; a wrong prompt makes most differ
         raise refuse("llama.cpp", f"{same} of {total} greedy answers equal")
-    return Exported(True, f"{summary}; llama.cpp writes the same on {same} of {total} prompts", difference)
+    return Exported(True, f"{summary}; llama.cpp generates the same text for {same} of {total} prompts", difference)
 
 
 def read_gguf(path: Path) -> dict[str, np.ndarray]:
@@ -215,13 +215,13 @@ def _readme(thing: Exportable, exported: Exported) -> str:
     if "chat_template" in thing.tokenizer_settings:
         command, prompt = (
             f"llama-cli -m {FILE} --jinja --temp 0",
-            "The chat template in the file is the prompt of the training.",
+            "The chat template in the file is the prompt format of the training.",
         )
     return "\n".join(
         [
             f"# {escape_markdown(thing.name)}",
             "",
-            "A GPT-2 language model in GGUF by gpt2-finetune.",
+            "A GPT-2 language model in GGUF, exported by gpt2-finetune.",
             "",
             f"- {exported.summary}",
             "",
@@ -229,7 +229,7 @@ def _readme(thing: Exportable, exported: Exported) -> str:
             "",
             f"    {command}",
             "",
-            f"{prompt} For ollama there is a Modelfile, which has not been tried:",
+            f"{prompt} For ollama there is a Modelfile, which has not been tested:",
             "",
             f"    ollama create {thing.name} -f Modelfile",
             "",

@@ -95,7 +95,7 @@ def compare_language_model(directory: Path, thing: Exportable, model: LanguageMo
     difference = _difference(reader, ours, lambda: reader.next_token_logits(ids.numpy()))
     said = ""
     if thing.conversations:
-        said = f"; its chat template gives the prompts of {_compare_chats(reader, thing)} records token by token"
+        said = f"; its chat template reproduces the prompts of {_compare_chats(reader, thing)} records token for token"
     return Exported(
         True,
         f"{reader.name} gives the same logits, largest difference {difference:.1e}{said}{_why(reader)}",

@@ -158,9 +158,7 @@ def _cost_of_classifier(thing: Exportable, model: Classifier, rounded: Classifie
     )
     cost, other = cost_in_accuracy(thing.targets, before, after), int((~equal_rows(before, after)).sum())
     low, high = wilson(other, len(rows))
-    said = (
-        f"another decision than fp32 on {other:,} of {len(rows):,} test texts (95 % interval {low:.1%} to {high:.1%})"
-    )
+    said = f"a different decision from fp32 on {other:,} of {len(rows):,} test texts (95 % interval {low:.1%} to {high:.1%})"
     return cost, f"{said}; {cost.text()}" if cost else said
 
 
@@ -278,15 +276,15 @@ def _readme(thing: Exportable, exported: Exported, card: PageCard) -> str:
         [
             f"# {escape_markdown(thing.name)}",
             "",
-            f"A {card.kind} in one HTML file by gpt2-finetune: {FILE} holds its weights in int8 and its tokenizer, and runs",
-            "in a browser, without a network.",
+            f"A {card.kind} in one HTML file, exported by gpt2-finetune. {FILE} contains its int8 weights and its tokenizer,",
+            "and runs in a browser without a network.",
             "",
             f"- {exported.summary}",
             f"- {card.page_bytes / 1e6:.1f} MB, for {card.int8_bytes / 1e6:.1f} MB of int8 weights",
             "",
             "## Use",
             "",
-            f"Open {FILE}. Nothing that is typed there leaves the page: its policy allows no request.",
+            f"Open {FILE}. Nothing that is typed there leaves the page: its content security policy allows no request.",
             "",
         ]
     )

@@ -122,9 +122,11 @@ def compare_classifier(directory: Path, thing: Exportable, model: Classifier, qu
             "onnxruntime",
             f"largest logit difference {difference:.2e}, {same} of {total} decisions and {same_ids} token lists equal",
         )
-    summary = f"onnxruntime decides the same on {same} of {total} texts, largest logit difference {difference:.1e}"
+    summary = (
+        f"onnxruntime makes the same decision on {same} of {total} texts, largest logit difference {difference:.1e}"
+    )
     if quantize:
-        summary = f"{quantize}: {summary}, of a probability {np.abs(said - read).max():.1e}"
+        summary = f"{quantize}: {summary}, largest probability difference {np.abs(said - read).max():.1e}"
         cost = cost_in_accuracy(thing.targets, decided, labels)
         summary += f"; {cost.text()}" if cost else ""
     return Exported(True, summary, difference, total, same)
@@ -230,7 +232,7 @@ def _readme(thing: Exportable, exported: Exported) -> str:
     lines = [
         f"# {escape_markdown(thing.name)}",
         "",
-        "A GPT-2 in ONNX by gpt2-finetune.",
+        "A GPT-2 model in ONNX, exported by gpt2-finetune.",
         "",
         f"- {exported.summary}",
         "",
@@ -243,7 +245,7 @@ def _readme(thing: Exportable, exported: Exported) -> str:
             '    python predict.py "a text"',
             "",
             "predict.py needs those three packages and nothing else. The graph takes `input_ids` and `attention_mask`",
-            "(B, T), padded on the right, and gives `logits` (B, K); its metadata hold labels, length, threshold and",
+            "(B, T), padded on the right, and gives `logits` (B, K); its metadata contain labels, length, threshold and",
             "temperature, which predict.py applies.",
         ]
     else:

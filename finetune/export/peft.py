@@ -185,12 +185,12 @@ def _readme(name: str, config: dict, base: str, labels: list[str], end: int, exp
         arguments += f", num_labels={len(labels)}, pad_token_id={end},\n        id2label={dict(enumerate(labels))}"
     kind = "GPT2ForSequenceClassification" if labels else "GPT2LMHeadModel"
     copy = f"give your own copy of {escape_markdown(base)}"
-    here = "" if revision else f"\nThe base is a directory of the machine where this was written; elsewhere, {copy}.\n"
+    here = "" if revision else f"\nThe base is a directory on the machine where this was exported; elsewhere, {copy}.\n"
     return "\n".join(
         [
             f"# {escape_markdown(name)}",
             "",
-            f"LoRA adapters{' and a head' if labels else ''} by gpt2-finetune, for {escape_markdown(base)}.",
+            f"LoRA adapters{' and a head' if labels else ''} for {escape_markdown(base)}, exported by gpt2-finetune.",
             "",
             f"- {exported.summary}",
             "",

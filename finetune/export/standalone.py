@@ -238,7 +238,7 @@ def main() -> int:
     parser.add_argument("texts", nargs="*", metavar="TEXT")
     parser.add_argument("--csv", type=Path, metavar="IN.csv", help="a table with a header")
     parser.add_argument("--text", default="text", metavar="COLUMN", help="its text column (default: text)")
-    parser.add_argument("--out", type=Path, metavar="OUT.csv", help="where the table goes with its predictions")
+    parser.add_argument("--out", type=Path, metavar="OUT.csv", help="output table, with the predictions")
     given = parser.parse_args()
     if bool(given.texts) == bool(given.csv) or bool(given.csv) != bool(given.out):
         parser.error("give texts, or --csv IN.csv with --out OUT.csv")

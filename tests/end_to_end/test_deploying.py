@@ -20,7 +20,7 @@ def onnx(finetune, toy_copy):
     """A classifier's export in ONNX, beside that of Hugging Face's layout."""
     done = finetune("export", toy_copy, "--format", "onnx")
     assert done.status == 0, done.err
-    assert re.search(r"onnxruntime decides the same on (\d+) of \1 texts", done.out), done.out
+    assert re.search(r"onnxruntime makes the same decision on (\d+) of \1 texts", done.out), done.out
     return toy_copy / "export" / "onnx"
 
 

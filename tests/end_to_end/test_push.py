@@ -219,7 +219,7 @@ def test_no_text_of_the_user_goes(finetune, toy_copy, hub, sms):
     text = max((text for text, _ in sms.rows), key=len)
     readme.write_text(f"{readme.read_text(encoding='utf-8')}\nFor example: {text}\n", encoding="utf-8")
     done = finetune("push", toy_copy, "me/mine")
-    assert done.status == 2 and "files of the export hold texts of your data; got README.md" in done.err
+    assert done.status == 2 and "files of the export contain texts of your data; got README.md" in done.err
     assert not hub.asked
 
 

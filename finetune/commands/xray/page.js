@@ -11,7 +11,7 @@ function drawTokens() {
       const known = look.surprise.filter((bits) => bits !== null);
       const sum = known.reduce((total, bits) => total + bits, 0);
       const parts = tokenButtons(look.tokens.map((token) => token.text), look.surprise, chosen, choose);
-      const mean = known.length ? `, ${(sum / known.length).toFixed(2)} a token` : "";
+      const mean = known.length ? `, ${(sum / known.length).toFixed(2)} per token` : "";
       return make("div", { className: when }, make("h3", { textContent: `${title(when, look)}: ${sum.toFixed(1)} bits${mean}` }), make("div", { dir: "ltr" }, ...parts));
     }),
   );
@@ -58,7 +58,7 @@ function drawLabels() {
   let from = said.length;
   while (from > 0 && said[from - 1] === said[said.length - 1]) from -= 1;
   const where = from === 0 ? "already from the embedding" : `from layer ${from} on`;
-  $("decides").textContent = `The last token's state, read by the classifier's head after each layer. It decides for ${data.labels[data.decided]}; its likeliest label is the same ${where}.`;
+  $("decides").textContent = `The last token's state, read by the classifier's head after each layer. The model decides for ${data.labels[data.decided]}; this is the likeliest label ${where}.`;
   $("labels").replaceChildren(
     ...looks.filter(([, look]) => look.labels).map(([when, look]) => {
       const rows = look.labels.map((probabilities, layer) =>

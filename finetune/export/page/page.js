@@ -96,8 +96,8 @@ async function showLabels(text) {
     make("tr", {}, make("th", { scope: "row", textContent: rule.labels[at] }), shade(make("td", { className: "number", textContent: p[at].toFixed(4) }), p[at])),
   );
   const why = rule.thresholds
-    ? "A text may have many labels: each from its own threshold."
-    : rule.costs ? "The label of the least expected cost." : rule.threshold !== null && rule.positive !== null ? `${rule.positive} from a probability of ${rule.threshold.toFixed(4)}.` : "The likeliest label.";
+    ? "A text may have several labels, each with its own threshold."
+    : rule.costs ? "The label with the least expected cost." : rule.threshold !== null && rule.positive !== null ? `${rule.positive} from a probability of ${rule.threshold.toFixed(4)}.` : "The likeliest label.";
   $("answer").replaceChildren(
     make("p", { className: "answer", textContent: abstains ? `no decision (${said[0]} is not sure enough)` : said.join("; ") || "no label" }),
     make("p", { className: "soft", textContent: why + (pieces > 1 ? ` The mean over ${pieces} windows of the text.` : "") }),
@@ -191,7 +191,7 @@ function show(ids, surprise) {
   const known = (surprise ?? []).filter((bits) => bits !== null);
   const mean = known.reduce((total, bits) => total + bits, 0) / Math.max(known.length, 1);
   $("tokens-note").textContent = surprise
-    ? `A stronger colour is more surprise: bits, the negative logarithm of the probability that it gave the token; ${mean.toFixed(2)} bits a token.${cut}`
+    ? `A stronger colour means more surprise, in bits: the negative logarithm of the probability that the model gave the token; ${mean.toFixed(2)} bits per token.${cut}`
     : `What the model reads: ${count(ids.length)} tokens.${cut}`;
   $("inside").hidden = false;
   showTokens();
@@ -240,8 +240,8 @@ async function begin() {
   const difference = await check();
   const right = difference < 1e-3;
   $("check").textContent = right
-    ? `This browser computes the logits that were computed when the page was made (largest relative difference ${difference.toExponential(1)}).`
-    : `This browser computes other logits than those from when the page was made (relative difference ${difference.toExponential(1)}): do not trust what it says.`;
+    ? `This browser computes the same logits as when the page was made (largest relative difference ${difference.toExponential(1)}).`
+    : `This browser does not compute the same logits as when the page was made (relative difference ${difference.toExponential(1)}): do not trust its output.`;
   $("check").className = right ? "soft" : "warning";
   $("go").disabled = false;
 }

@@ -76,7 +76,7 @@ def test_llama_cpp_writes_the_same_in_every_style(mini, tmp_path, style):
     found = gguf.write(thing, tmp_path / "gguf")
     total = len(thing.conversations)
     assert found.compared and found.max_logit_difference < 1e-4
-    assert found.summary.endswith(f"llama.cpp writes the same on {total} of {total} prompts")
+    assert found.summary.endswith(f"llama.cpp generates the same text for {total} of {total} prompts")
 
 
 @pytest.mark.slow

@@ -220,7 +220,7 @@ def test_another_blenderbot_is_refused(tmp_path, change):
     config = tmp_path / "hf" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | change))
     write_manifest(tmp_path / "hf")
-    with pytest.raises(WeightsError, match=f"{[*change][0]} is not that of GPT-2's blocks"):
+    with pytest.raises(WeightsError, match=f"{[*change][0]} differs from that of GPT-2's blocks"):
         load_directory(tmp_path / "hf")
 
 
@@ -261,7 +261,7 @@ def test_the_chat_template_is_the_run_s_prompt_token_by_token(tmp_path, monkeypa
         plain = hf.write(thing, tmp_path / "hf")
     found = hf.write(thing, tmp_path / "hf")
     for own in (plain, found):
-        assert f"its chat template gives the prompts of {len(talks)} records token by token" in own.summary
+        assert f"its chat template reproduces the prompts of {len(talks)} records token for token" in own.summary
     assert plain.summary.startswith("a reader in plain numpy")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "hf")
     assert tokenizer.padding_side == "left"
