@@ -152,7 +152,9 @@ def shape_of(config: dict, source: str) -> dict:
     for key, value in wanted.items():
         if config.get(key) != value:
             raise WeightsError(
-                f"{source}: {key} is not that of GPT-2's blocks", got=repr(config.get(key))[:80], known=repr(value)
+                f"{source}: {key} differs from that of GPT-2's blocks",
+                got=repr(config.get(key))[:80],
+                known=repr(value),
             )
     return {ours: config.get(theirs) for theirs, ours in SIZES.items()}
 

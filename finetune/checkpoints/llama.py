@@ -167,7 +167,9 @@ def read_llama_config(path: Path, dropout: float = 0.0) -> TransformerConfig:
     for key, value in wanted.items():
         if config.get(key, value) != value:
             raise WeightsError(
-                f"{path}: {key} is not that of a LLaMA trained here", got=repr(config[key])[:80], known=repr(value)
+                f"{path}: {key} differs from that of a LLaMA trained here",
+                got=repr(config[key])[:80],
+                known=repr(value),
             )
     return shape
 

@@ -105,7 +105,7 @@ def base_of(directory: Path) -> tuple[str, str | None]:
     config = read_object(Path(directory) / CONFIG)
     base, revision = config.get("base_model_name_or_path"), config.get("revision")
     if not isinstance(base, str) or not base:
-        raise WeightsError(f"{directory}: {CONFIG} does not name the weights that it is for", got=repr(base))
+        raise WeightsError(f"{directory}: {CONFIG} does not name its base weights", got=repr(base))
     return base, revision if isinstance(revision, str) else None
 
 
@@ -133,7 +133,7 @@ def read_adapter(directory: Path, gpt: GPT) -> Adapter:
 def _check_config(config: dict[str, Any], path: Path) -> None:
     """Raise WeightsError for a setting that affects the result and is not implemented here."""
     if config.get("peft_type") != "LORA":
-        raise WeightsError(f"{path}: peft_type is not followed", got=repr(config.get("peft_type")), known="'LORA'")
+        raise WeightsError(f"{path}: peft_type is not supported", got=repr(config.get("peft_type")), known="'LORA'")
     odd = [f"{key}={value!r}" for key, value in config.items() if key not in READ | WITHOUT_EFFECT and value]
     start = config.get("init_lora_weights")
     if isinstance(start, str) and start.lower().startswith(CHANGES_BASE):
@@ -142,7 +142,7 @@ def _check_config(config: dict[str, Any], path: Path) -> None:
         odd.append(f"bias={config['bias']!r}")
     if odd:
         raise WeightsError(
-            f"{path}: settings that are not followed here",
+            f"{path}: settings that are not supported here",
             got=listed(odd),
             known="rank and alpha patterns, rslora, DoRA, bias, modules_to_save",
             do="Merge it where it was made (peft's merge_and_unload, then save_pretrained) and give that directory.",
@@ -162,7 +162,7 @@ def _assemble(directory: Path, config: dict[str, Any], tensors: dict[str, Tensor
     targets = [layer for layer in layers if _is_target(config, PREFIX + layer, directory)]
     updates, saved, problems, head = {}, {}, [], None
     if not targets:
-        problems.append(f"target_modules {config.get('target_modules')!r} name no layer of a GPT-2")
+        problems.append(f"target_modules {config.get('target_modules')!r} match no layer of a GPT-2")
     for layer in targets:
         parts = [f"{layer}.lora_A.weight", f"{layer}.lora_B.weight"]
         if config.get("use_dora"):
@@ -204,7 +204,7 @@ def _assemble(directory: Path, config: dict[str, Any], tensors: dict[str, Tensor
         if not torch.equal(own[TIED_HEAD], output.float()):
             problems.append(f"{TIED_HEAD} is not the token embedding, and GPT-2 ties the two")
     if config.get("modules_to_save") and not (saved or head is not None or TIED_HEAD in own):
-        problems.append(f"missing what modules_to_save names: {config['modules_to_save']!r}")
+        problems.append(f"missing tensors that modules_to_save names: {config['modules_to_save']!r}")
     if problems:
         raise WeightsError(f"{directory}: does not fit these weights", got=listed(problems, separator="; "))
     return Adapter(directory, updates, saved, head)
@@ -238,7 +238,7 @@ def _of_pattern(config: dict[str, Any], key: str, name: str, default: Any) -> An
     """The value of the first pattern that matches the end of a layer's name, as PEFT's get_pattern_key."""
     patterns = config.get(key) or {}
     if not isinstance(patterns, dict) or not all(type(value) in (int, float) for value in patterns.values()):
-        raise WeightsError(f"{key} is no table of numbers", got=repr(patterns)[:80])
+        raise WeightsError(f"{key} is not a table of numbers", got=repr(patterns)[:80])
     for pattern, value in patterns.items():
         if _fullmatch(rf"(.*\.)?({pattern})", name, Path(key)):
             return value

@@ -86,7 +86,7 @@ def locate_weights(name: str, base: Path | None = None, fetch: bool = False) -> 
     if is_made_in_run(name):
         if base is None:
             raise WeightsError(
-                f"{name!r} weights are random ones that a run makes for itself",
+                f"{name!r} weights are random and are created inside a run",
                 known=f"weights with a name: {', '.join([*weights_registry(), MINI])}; or a directory or a run",
                 do=f"For example: {MINI}, which is bundled.",
             )

@@ -89,7 +89,7 @@ def read_config(directory: Path) -> GPTConfig:
         raise WeightsError(f"{path}: not a GPT-2", got=repr(config["model_type"]))
     for key, value in FIXED.items():
         if config.get(key, value) != value:
-            raise WeightsError(f"{path}: {key} is not GPT-2's", got=repr(config[key]), known=repr(value))
+            raise WeightsError(f"{path}: {key} differs from GPT-2's", got=repr(config[key]), known=repr(value))
     values = {}
     for theirs, ours in CONFIG_KEYS.items():
         if theirs not in config:
@@ -105,7 +105,7 @@ def read_config(directory: Path) -> GPTConfig:
         values[ours] = value
     shape = GPTConfig(**values)
     if config.get("n_inner") not in (None, 4 * shape.width):
-        raise WeightsError(f"{path}: n_inner is not GPT-2's", got=repr(config["n_inner"]), known="4 * n_embd")
+        raise WeightsError(f"{path}: n_inner differs from GPT-2's", got=repr(config["n_inner"]), known="4 * n_embd")
     return shape
 
 

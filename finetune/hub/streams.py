@@ -154,8 +154,8 @@ class TextStream:
             return FetchError(
                 what,
                 got=shorten(f"{type(error).__name__}: {error}", 200),
-                known="data sets of the hub that need no code of their own, and addresses of " + ", ".join(KINDS),
-                do="Check the network, then run the same command: it goes on from the last checkpoint.",
+                known="data sets of the hub that run no code of their own, and addresses of " + ", ".join(KINDS),
+                do="Check the network, then run the same command: it continues from the last checkpoint.",
             )
         return DataError(
             what, got=shorten(str(error), 200) or "an empty file", known=", ".join(ENDINGS), do="Check the file."

@@ -59,7 +59,7 @@ def write(
     winner = task_of(recipe).winner(run)
     if MODEL not in (winner, part):
         raise RecipeError(
-            f"the format {format} holds a model, and this run's winner is not the model",
+            f"the format {format} can contain only the model, and this run's winner is not the model",
             got=f"{winner}, chosen on validation (evaluate.choose=best); it is in export/bundle",
             do="To export the model anyway, add --part model.",
         )

@@ -320,7 +320,7 @@ def test_if_all_are_damaged_nothing_is_guessed(half_way, finish, tmp_path):
     assert finish(directory, "full", DROPOUT) == 2
     screen = (directory / "screen.txt").read_text()
     assert "RunError" in screen and "no checkpoint can be used" in screen and "--from train" in screen
-    assert all(f"{name} (weights.safetensors has other bytes" in screen for name in step_names(directory))
+    assert all(f"{name} (weights.safetensors has changed since" in screen for name in step_names(directory))
     assert (directory / "train.jsonl").read_bytes() == before
 
 

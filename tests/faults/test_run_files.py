@@ -58,7 +58,7 @@ def test_a_report_refuses_an_edited_evaluation(toy, finetune):
     found["headline"]["value"] = 0.99
     file.write_text(json.dumps(found))
     done = finetune("report", toy)
-    assert done.status == 2 and "eval.json (other bytes" in done.err and "--name toy" in done.err
+    assert done.status == 2 and "eval.json (different content)" in done.err and "--name toy" in done.err
     done = finetune(*AGAIN)
     assert done.status == 0 and "[5] evaluate" in done.out and json.loads(file.read_text())["headline"]["value"] != 0.99
 
@@ -278,8 +278,8 @@ def test_damaged_bundled_weights_are_found(tmp_path, monkeypatch, finetune):
     monkeypatch.setattr("finetune.hub.assets.asset", lambda *_: copy)
     for name in (["mini"], []):
         done = finetune("weights", "verify", *name)
-        assert done.status == 2 and "model.safetensors has other bytes" in done.err
-    with pytest.raises(WeightsError, match="model.safetensors has other bytes"):
+        assert done.status == 2 and "model.safetensors has changed since" in done.err
+    with pytest.raises(WeightsError, match="model.safetensors has changed since"):
         sources.locate_weights("mini").load()
     assert doctor._weights()[1] is False
 

@@ -86,7 +86,7 @@ def test_a_classifier_s_adapter_brings_its_head(base, tmp_path):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"peft_type": "IA3"}, "peft_type is not followed; got 'IA3'"),
+        ({"peft_type": "IA3"}, "peft_type is not supported; got 'IA3'"),
         ({"layer_replication": [[0, 2]]}, "layer_replication="),
         ({"trainable_token_indices": [1]}, "trainable_token_indices="),
         ({"lora_bias": True}, "lora_bias=True"),
@@ -96,9 +96,9 @@ def test_a_classifier_s_adapter_brings_its_head(base, tmp_path):
         ({"target_modules": ["c_attn", "c_fc"]}, "missing h.0.mlp.c_fc.lora_A.weight"),
         ({"target_modules": ["h.0.attn.c_attn"]}, "unexpected h.1.attn.c_attn.lora_A.weight"),
         ({"target_modules": "("}, "a pattern cannot be read"),
-        ({"target_modules": ["q_proj"]}, "name no layer of a GPT-2"),
+        ({"target_modules": ["q_proj"]}, "match no layer of a GPT-2"),
         ({"lora_alpha": "x"}, "lora_alpha is out of range"),
-        ({"modules_to_save": ["ln_f"]}, "missing what modules_to_save names"),
+        ({"modules_to_save": ["ln_f"]}, "missing tensors that modules_to_save names"),
     ],
 )
 def test_what_would_not_be_honoured_is_refused_by_name(base, tmp_path, change, named):
@@ -153,7 +153,7 @@ def test_the_base_is_named_in_the_adapter(base, tmp_path):
     source = locate_weights(str(tmp_path / "adapter"))
     assert source.directory == base and source.content().keys() > {"model.safetensors", "adapter_config.json"}
     (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
-    with pytest.raises(WeightsError, match="does not name the weights"):
+    with pytest.raises(WeightsError, match="does not name its base weights"):
         locate_weights(str(tmp_path / "adapter"))
 
 

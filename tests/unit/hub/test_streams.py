@@ -89,7 +89,7 @@ def test_a_network_that_fails_in_mid_stream_says_how_far_it_came(hub, monkeypatc
     broken = datasets.IterableDataset.from_generator(fails)
     monkeypatch.setattr(datasets, "load_dataset", lambda *names, **options: broken)
     with pytest.raises(
-        FetchError, match="after 1 rows; got ConnectionError: unreachable.*goes on from the last checkpoint"
+        FetchError, match="after 1 rows; got ConnectionError: unreachable.*continues from the last checkpoint"
     ):
         list(TextStream(pin_stream("https://example.org/b.txt")).texts())
 
