@@ -219,4 +219,4 @@ if __name__ == "__main__":
     except KeyboardInterrupt:
         sys.exit(130)
     except (OSError, subprocess.CalledProcessError) as error:
-        stop(f"{error}. Mend that, then run the same command again.")
+        stop(f"{error}. Fix that, then run the same command again.")

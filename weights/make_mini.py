@@ -85,8 +85,8 @@ def measure(run: Path, texts: Path) -> dict:
 def main() -> None:
     """Write weights/mini; without a run, the card alone."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run", type=Path, nargs="?", help="none: write the card again")
-    parser.add_argument("--text", type=Path, help="a folder of texts that it has never read")
+    parser.add_argument("run", type=Path, nargs="?", help="leave it out to rewrite the card")
+    parser.add_argument("--text", type=Path, help="a folder of texts that the model was not trained on")
     arguments = parser.parse_args()
     if arguments.run:
         figures = measure(arguments.run, arguments.text)

@@ -108,7 +108,7 @@ def card_text(figures: dict, log: list[dict], trials: list[dict]) -> str:
             "",
             "![Training loss and held-out loss by training tokens](training.png)",
             "",
-            "| step | validation loss (nats a token) | bits per byte |",
+            "| step | validation loss (nats per token) | bits per byte |",
             "|---:|---:|---:|",
             *curve,
             "",
@@ -265,7 +265,7 @@ def draw(log: list[dict], trials: list[dict]) -> None:
     )
     held = [(by_step[entry["step"]], entry["validation"]["log_loss"]) for entry in log if "validation" in entry]
     axes.plot(*zip(*held, strict=True), "o-", color="#1d5f9e", markersize=3, label="held out")
-    axes.set(xlabel="tokens read, millions", ylabel="nats a token", ylim=(None, 8))
+    axes.set(xlabel="tokens read, millions", ylabel="nats per token", ylim=(None, 8))
     axes.legend(frameon=False)
     figure.savefig(HERE / "training.png", dpi=110)
     if fit := scaling(trials):

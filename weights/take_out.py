@@ -27,7 +27,7 @@ def take_out(directory: Path, out: Path) -> int:
     root = run.path("checkpoints")
     whole = next((path for path in sorted(root.glob("step-*"), reverse=True) if not damage(path)), None)
     if whole is None:
-        raise RunError(f"{root}: no whole checkpoint", do="Let the run train for a minute or more.")
+        raise RunError(f"{root}: no complete checkpoint", do="Let the run train for a minute or more.")
     resume.load_weights(whole, LossModule(loaded.body))
     write_checkpoint(out, loaded.body, loaded.tokenizer, dtype=torch.float16)
     write_manifest(out)
