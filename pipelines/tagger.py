@@ -2,7 +2,7 @@
 
 From sentences in which each word has a tag (a CoNLL file, JSONL with lists of tokens and tags, or a table with one word
 per row) to a model that finds such names, a report and a bundle that `finetune predict` and transformers load. The sample that
-ships here was written for this project. It is small: the report shows how many of the names that training never showed
+ships here was written for this project. It is small: the report shows how many of the names that are not in the training data
 are found, and how a logistic regression over features of words compares. Your own: `finetune run tagger --set
 data=my.conll`. Afterwards: `finetune predict runs/tagger "Anna Berg flew to Lisbon."`
 """

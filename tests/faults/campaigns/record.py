@@ -16,9 +16,9 @@ RECORD = Path(__file__).with_name("record.json")
 PAGE = ROOT / "docs" / "reliability.md"
 INTRODUCTION = """# Reliability
 
-What was done to the tool on purpose, how often, and how often it held. Each table is written by the command below it,
-which you can repeat on your own machine; another seed tries other moments and other bytes. A row "holds" when every try
-ended as the second column says.
+The faults that were injected on purpose, how many were tried, and how often the tool held. Each table is written by the
+command below it, which you can repeat on your own machine; another seed tries other moments and other bytes. A try holds
+if it ended as the second column says.
 
 `make verify-resume` kills a run on your own machine and compares its bits, in about two minutes; `make test-faults` repeats
 all campaigns.
