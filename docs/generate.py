@@ -62,7 +62,7 @@ def commands() -> str:
     """Every command with its arguments and options."""
     parts = [
         "# Commands\n",
-        "All commands, as `finetune COMMAND --help` describes them. Exit status: 0 done; 2 an error that you can mend, and the "
+        "All commands, as `finetune COMMAND --help` describes them. Exit status: 0 done; 2 an error that you can fix, and the "
         "message says how; 130 interrupted, with the state saved; 1 a bug of ours.\n",
     ]
     for path, command in walk(get_command(app), ()):
@@ -247,7 +247,7 @@ def schema() -> str:
     base = next(kind for kind in first.__mro__ if kind.__name__ == "Evaluation")
     parts = [
         "# eval.json\n",
-        "The file that `evaluate` writes, for programs. A field at its default value is left out. Metrics are named as in "
+        "The file that `evaluate` writes, for other programs. A field at its default value is left out. Metrics are named as in "
         "scikit-learn; an undefined one has `null` as its value and says the reason.\n",
         "## Every task\n",
         fields(base, ()),

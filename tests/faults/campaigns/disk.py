@@ -121,7 +121,7 @@ def every_write(folder: Path, table: Path, first: int, every: int) -> tuple[reco
         shutil.rmtree(here)
     fault, holds = (
         "every write of a run",
-        "status 2 and the file's name; with room, the same command gives the same bits",
+        "status 2 and the file's name; with free space, the same command gives the same result bit for bit",
     )
     return record.Row("Full disk", fault, holds, tried, tried - len(failures), COMMAND, tuple(failures)), expected
 
@@ -143,7 +143,10 @@ def small_systems(folder: Path, table: Path, expected: dict[str, str], sizes: ra
         finally:
             subprocess.run(["umount", str(here)], check=True)
     tried = len(sizes)
-    fault, holds = "small file systems", "status 2 and an error; with room, the same command gives the same bits"
+    fault, holds = (
+        "small file systems",
+        "status 2 and an error; with free space, the same command gives the same result bit for bit",
+    )
     return record.Row("Full disk", fault, holds, tried, tried - len(failures), COMMAND, tuple(failures))
 
 

@@ -354,7 +354,7 @@ def campaign(name: str, kind: Kind, source: Path, mutations: int, first: int) ->
     return record.Row(
         "Damaged files",
         name,
-        "a clear error or the file's own value, within 5 s and a gigabyte, nothing written elsewhere",
+        "a clear error or the value in the file, within 5 s and a gigabyte, and nothing written elsewhere",
         mutations,
         held,
         "python tests/faults/campaigns/fuzz.py --mutations 10000 --keep",

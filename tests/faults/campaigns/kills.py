@@ -244,7 +244,7 @@ def campaign(cases: dict[str, tuple], tries: int, seed: int, folder: Path, deadl
         record.Row(
             "Kills",
             f"SIGKILL at random moments: {name}",
-            "weights, optimizer, losses, metrics and predictions have the bits of an unbroken run",
+            "weights, optimizer, losses, metrics and predictions are bit for bit those of an uninterrupted run",
             held[name] + len(failures[name]),
             held[name],
             "python tests/faults/campaigns/kills.py --tries 100 --keep",

@@ -58,7 +58,7 @@ def page(rows: list[dict]) -> str:
         counts = sum((Counter(row["counts"]) for row in members), Counter())
         if counts:
             places = ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items()))
-            lines += ["", f"{counts.total():,} in all, by where they struck: {places}."]
+            lines += ["", f"{counts.total():,} in all, by the stage that they hit: {places}."]
         commands = dict.fromkeys(row["command"] for row in members)
         lines += ["", *(f"    {command}" for command in commands), ""]
     return "\n".join(lines)

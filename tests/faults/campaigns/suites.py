@@ -16,29 +16,32 @@ import record
 FAULTS = {  # what is tried: the file of tests, how it holds
     "SIGINT and SIGTERM in every stage, once and twice": (
         "test_interrupts.py",
-        "the step is finished and saved, status 130, and the command that is named goes on to the same bits",
+        "the step is finished and saved, status 130, and the command that it names resumes to the same result bit for bit",
     ),
-    "a kill at each file operation of a checkpoint": ("test_resume.py", "training goes on to the same bits"),
+    "a kill at each file operation of a checkpoint": (
+        "test_resume.py",
+        "training resumes to the same result bit for bit",
+    ),
     "hubs that cut, stall, lie, redirect or serve another file": (
         "test_download.py",
-        "the right file, resumed or fetched again, or an error in words; nothing wrong in the cache",
+        "the right file, resumed or fetched again, or a clear error; nothing wrong in the cache",
     ),
-    "archives that are cut, damaged, packed otherwise or endless": (
+    "archives that are truncated, damaged, packed differently or endless": (
         "test_archive.py",
         "the pinned member, or an error",
     ),
-    "no network, a slow one, a name server that hangs": ("test_network.py", "answered in time, asked once"),
+    "no network, a slow one, a name server that hangs": ("test_network.py", "an answer in time, and only one probe"),
     "weights with pickles, lying headers, NaN, other shapes": ("test_weights.py", "an error; nothing is run or loaded"),
-    "odd tables": ("test_odd_tables.py", "read as meant and said, or an error with what to do"),
+    "odd tables": ("test_odd_tables.py", "read as intended, with a note, or an error that says what to do"),
     "bad commands, settings and data": ("test_bad_input.py", "status 2 and an error in four parts; no run is made"),
-    "files of a run that are edited, linked or damaged": ("test_run_files.py", "found by hash, made again or refused"),
+    "files of a run that are edited, linked or damaged": ("test_run_files.py", "detected by hash, rebuilt or refused"),
     "bundles that are damaged or replaced while in use": ("test_bundles.py", "refused, or one whole bundle is used"),
     "two processes at once": ("test_concurrency.py", "one wins, the other says so; no file is mixed"),
     "JSON nested 100,000 deep, files that unpack to gigabytes, labels that look like commands": (
         "test_hostile.py",
-        "an error in words, or read as text; nothing elsewhere",
+        "a clear error, or read as text; nothing written elsewhere",
     ),
-    "texts that are cut, endless or slow to parse": ("test_texts.py", "read as text, in bounded time and memory"),
+    "texts that are truncated, endless or slow to parse": ("test_texts.py", "read as text, in bounded time and memory"),
 }
 
 
