@@ -123,7 +123,7 @@ def test_the_search_can_be_switched_off(toy_copy, finetune, off):
 
 def test_fixes_that_cannot_be_meant_are_refused(toy_copy, finetune):
     inside = toy_copy / "label_suspects.csv"
-    assert "a file of the run" in finetune("labels", toy_copy, "--apply", inside).err
+    assert "this file belongs to the run" in finetune("labels", toy_copy, "--apply", inside).err
     shutil.copy(inside, "same.csv")
     same = finetune("labels", toy_copy, "--apply", "same.csv")
     assert same.status == 2 and "changes no row to train or validate on" in same.err

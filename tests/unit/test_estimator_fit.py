@@ -250,7 +250,7 @@ def test_parameters_that_contradict_each_other_are_refused(make, parameters, wor
 
 
 def test_a_threshold_is_for_two_classes(make):
-    with pytest.raises(ValueError, match=r"threshold=0\.3 is for two classes; got 3 classes"):
+    with pytest.raises(ValueError, match=r"threshold=0\.3 needs two classes; got 3 classes"):
         make(threshold=0.3).fit(["a", "b", "c"], [0, 1, 2])
 
 

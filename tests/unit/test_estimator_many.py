@@ -102,7 +102,7 @@ def test_thresholds_are_one_number_or_each_labels_best(model):
     best = model.set_params(threshold="max-f1").fit(TEXTS, MATRIX)
     assert len(set(best.thresholds_)) > 1
     assert (best.predict(TEXTS) == (best.predict_proba(TEXTS) >= best.thresholds_)).all()
-    with pytest.raises(InputError, match="dict of class_weight is for one label"):
+    with pytest.raises(InputError, match="class_weight as a dict needs one label"):
         model.set_params(class_weight={0: 2.0}).fit(TEXTS, MATRIX)
 
 

@@ -178,7 +178,7 @@ def test_the_page_works_in_a_browser(browser, bundle, checkpoints, tmp_path):
     found = look_inside(str(bundle), "win <img src=x onerror=hurt()>", str(checkpoints[0]))
     expected = [unpacked(look)[1, 1][np.tril_indices(len(look.tokens))] for look in (found.before, found.after)]
     np.testing.assert_allclose(np.array(shown, float), np.concatenate(expected), atol=1e-4)
-    assert "It decides for" in browser.run("document.getElementById('decides').textContent")
+    assert "The model decides for" in browser.run("document.getElementById('decides').textContent")
     assert browser.run("document.querySelectorAll('#moved tbody tr').length") > 20
     browser.open(tmp_path / "x.html", 390, 900, dark=True)
     assert browser.run("document.documentElement.scrollWidth <= innerWidth")
