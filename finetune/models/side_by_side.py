@@ -2,8 +2,8 @@
 
 The N tokens of several texts stand in one row, (N, C); all layers but attention treat every token alike. On a GPU PyTorch's
 variable-length attention takes the texts' bounds in place of a mask; on a CPU each text is attended to by itself. A classifier
-on a CPU computes a padded batch in this way, which is exact. Benchmarks: benchmarks/gpu.py, training_steps.py, packed_documents.py;
-switches: pretrain.packed_attention = masked; WORTH_IT = 1.
+on a CPU computes a padded batch in this way, which is exact. Benchmarks: benchmarks/gpu.py, training_steps.py,
+packed_documents.py; switches: pretrain.packed_attention = masked; WORTH_IT = 1.
 """
 
 import inspect
