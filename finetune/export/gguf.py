@@ -94,7 +94,10 @@ def compare(path: Path, thing: Exportable, model: GPT, quantize: str | None) -> 
     theirs = reader.next_token_logits(ids.numpy())
     difference = float(np.abs(ours - theirs).max())
     if reader.odd or (quantize is None and not difference <= TOLERANCE):
-        raise refuse(PlainReader.name, f"largest logit difference {difference:.2e}, loading {reader.odd or 'clean'}")
+        raise refuse(
+            PlainReader.name,
+            f"largest logit difference {difference:.2e}, unexpected or missing tensors: {reader.odd or 'none'}",
+        )
     likeliest = float((ours.argmax(-1) == theirs.argmax(-1)).mean())
     summary = f"{PlainReader.name} gives the same logits, largest difference {difference:.1e}"
     if quantize:

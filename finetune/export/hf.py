@@ -123,7 +123,7 @@ def compare_classifier(directory: Path, thing: Exportable, model: Classifier, al
         raise refuse(
             reader.name,
             f"largest logit difference {difference:.2e}, {same_labels} of {len(texts)} labels "
-            f"and {same_ids} token lists equal, loading {reader.odd or 'clean'}",
+            f"and {same_ids} token lists equal, unexpected or missing tensors: {reader.odd or 'none'}",
         )
     sampled = f" (a sample of {len(thing.texts):,})" if len(texts) < len(thing.texts) else ""
     return Exported(
@@ -206,7 +206,10 @@ def _difference(reader: Reader, ours: np.ndarray, read: Callable[[], np.ndarray]
     """The largest difference of two logits. Raises WeightsError if it exceeds the tolerance."""
     difference = float(np.abs(ours - _read(reader, read)).max())
     if reader.odd or not difference <= TOLERANCE:
-        raise refuse(reader.name, f"largest logit difference {difference:.2e}, loading {reader.odd or 'clean'}")
+        raise refuse(
+            reader.name,
+            f"largest logit difference {difference:.2e}, unexpected or missing tensors: {reader.odd or 'none'}",
+        )
     return difference
 
 

@@ -120,7 +120,7 @@ def _page_routes(about: dict[str, Any]) -> APIRouter:
         return FileResponse(PAGE / name, media_type=f"{FILES[name]}; charset=utf-8")
 
     @router.get("/about")
-    async def tell() -> dict[str, Any]:
+    async def describe_model() -> dict[str, Any]:
         """The served model: its name, kind and settings."""
         return about
 
@@ -156,7 +156,7 @@ def _classifier_routes(classifier: Classifier, limits: Limits) -> APIRouter:
 
     @router.post("/explain")
     async def explain(request: Request, asked: OneText) -> dict[str, Any]:
-        """The change in log-odds when each token is hidden, and the nearest training rows."""
+        """The decrease in log-odds when each token is hidden, and the nearest training rows."""
         check_texts([asked.text], 1, limits.characters)
         found = await answer(request, worker.submit(classifier.explain_work, asked.text), limits)
         return vars(found)
@@ -180,18 +180,18 @@ def _table_routes(tables: Tables) -> APIRouter:
         return {name: getattr(filling, name) for name in ("id", "name", "rows", "done", "state", "message")}
 
     @router.post("", status_code=202)
-    async def send(request: Request, name: str, text: str | None = None) -> dict[str, Any]:
+    async def upload_table(request: Request, name: str, text: str | None = None) -> dict[str, Any]:
         """Send a table as the request body. name: its file name. text: its text column, if it cannot be inferred."""
         source = await tables.receive(name, request.stream())
         return shown(await anyio.to_thread.run_sync(tables.start, source, name, text))
 
     @router.get("/{id}")
-    async def look(id: str) -> dict[str, Any]:
+    async def table_status(id: str) -> dict[str, Any]:
         """The status of a table: running, done or failed."""
         return shown(tables.get(id))
 
     @router.get("/{id}/file")
-    async def fetch(id: str) -> FileResponse:
+    async def download_table(id: str) -> FileResponse:
         """The table with its predictions."""
         filling = tables.get(id)
         if filling.state != DONE:
@@ -199,7 +199,7 @@ def _table_routes(tables: Tables) -> APIRouter:
         return FileResponse(filling.target, media_type="application/octet-stream", filename=filling.name)
 
     @router.delete("/{id}")
-    async def delete(id: str) -> dict[str, Any]:
+    async def delete_table(id: str) -> dict[str, Any]:
         """Cancel the prediction of a table, and delete it."""
         tables.delete(id)
         return {"deleted": id}
@@ -211,7 +211,7 @@ def _tagger_routes(tagger: TextTagger, limits: Limits) -> APIRouter:
     router = APIRouter(tags=["tagger"])
 
     @router.post("/tag")
-    async def tag(request: Request, asked: Texts) -> dict[str, Any]:
+    async def tag_names(request: Request, asked: Texts) -> dict[str, Any]:
         """The names in each text, as in ``finetune predict``: kind, text, start and end in characters, and probability."""
         check_texts(asked.texts, limits.texts, limits.characters)
         found = await answer(request, tagger.worker.submit(tagger.names_work, asked.texts), limits)
@@ -224,7 +224,7 @@ def _source_routes(reader: SourceReader, worker: Worker, limits: Limits) -> APIR
     router = APIRouter(tags=["seq2seq"])
 
     @router.post("/write")
-    async def write(request: Request, asked: Source) -> dict[str, Any]:
+    async def write_target(request: Request, asked: Source) -> dict[str, Any]:
         """The target for a source, and the attention of each target token (rows) to the source tokens (columns)."""
         check_texts([asked.source], 1, limits.characters)
         new = asked.max_new_tokens or reader.use.max_new_tokens

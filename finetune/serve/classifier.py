@@ -36,7 +36,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Evidence on a prediction. tokens: each with the change in log-odds when it is hidden."""
+    """Evidence on a prediction. tokens: each with the decrease in log-odds when it is hidden."""
 
     label: str
     against: str  # the second most probable label

@@ -17,5 +17,5 @@ class Limits:
     continuations: int = 8  # per request
     table_bytes: int = 50_000_000
     table_rows: int = 100_000
-    tables: int = 2  # filled at the same time
+    tables: int = 2  # predicted at the same time
     kept_tables: int = 8  # kept for download; the oldest is deleted first

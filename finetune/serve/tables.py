@@ -29,10 +29,10 @@ class _Cancelled(Exception):
 
 @dataclass
 class Filling:
-    """A table that is being filled."""
+    """A table that is being predicted."""
 
     id: str
-    name: str  # of the filled table
+    name: str  # of the table with predictions
     source: Path
     target: Path
     rows: int

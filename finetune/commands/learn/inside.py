@@ -115,7 +115,7 @@ def check_last_real(function: Learner) -> Verdict:
     logits = found @ gpt.token_embedding.weight.T
     far = gap(logits, expected)
     words = [
-        f"{tokenizer.decode(row[1:])!r} goes on with {tokenizer.decode([int(alone.argmax())])!r} alone, and with "
+        f"{tokenizer.decode(row[1:])!r} continues with {tokenizer.decode([int(alone.argmax())])!r} alone, and with "
         f"{tokenizer.decode([int(own.argmax())])!r} in your padded batch"
         for row, alone, own in zip(rows, expected, logits, strict=True)
     ]
