@@ -46,7 +46,7 @@ CHANGES: dict[str, Callable[[str], str]] = {
         text, lambda word, at: word[:at] + word[at + 1] + word[at] + word[at + 2 :]
     ),
     "a letter of a word missing": lambda text: _typo(text, lambda word, at: word[:at] + word[at + 1 :]),
-    "double blanks": lambda text: re.sub(r"(?<=\S) (?=\S)", "  ", text),
+    "double spaces": lambda text: re.sub(r"(?<=\S) (?=\S)", "  ", text),
     "typographic quotes and dashes": lambda text: text.translate(_QUOTES),
 }
 

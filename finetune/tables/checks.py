@@ -21,7 +21,7 @@ EMOJI = re.compile("[\U0001f1e6-\U0001f1ff\U0001f300-\U0001faff\u2600-\u27bf]")
 # UTF-8 decoded as Windows-1252, and the replacement character.
 MOJIBAKE = re.compile("\u00c3[\u0080-\u00bf]|\u00c2[\u00a0-\u00bf]|\u00e2\u20ac|\ufffd")
 CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f]")
-DROPPED = dict.fromkeys(("repeated_header", "total_row"), "Delete these rows: they are no examples.")
+DROPPED = dict.fromkeys(("repeated_header", "total_row"), "Delete these rows: they are not examples.")
 
 
 def refuse_meaningless(source: LabelledTexts) -> None:
@@ -146,7 +146,7 @@ def _exact(source: LabelledTexts, keys: np.ndarray) -> Finding | None:
         "exact_duplicates",
         "note",
         f"{len(again):,} rows repeat an earlier text (ignoring case, digits and white space)",
-        "Our split keeps copies in the same part; if you split the data yourself, do the same.",
+        "The automatic split keeps copies together; if you split the data yourself, do the same.",
         len(again),
         examples=[f"{count + 1} times: {quote(source.texts[at])}" for at, count in often],
     ).with_rows(source, [at for at, _ in often])

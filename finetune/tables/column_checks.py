@@ -37,7 +37,7 @@ def check_layout(detected: Detected) -> list[Finding]:
                 "note",
                 "a reader with default quoting (pandas, datasets) loses "
                 f"{detected.lost_by_quoting:,} rows of this file: unbalanced quotes swallow them",
-                "Nothing: we read quotes as plain characters. In other programs, switch quoting off.",
+                "Nothing here: quotes are read as plain characters. In other programs, switch quoting off.",
                 detected.lost_by_quoting,
             )
         )
@@ -106,7 +106,7 @@ def check_columns(path: Path, layout: TableFormat, source: LabelledTexts) -> lis
             Finding(
                 "reserved_columns",
                 "note",
-                f"these columns have names that `finetune predict` uses for its own: {listed(clash)}",
+                f"`finetune predict` adds columns with the same names as these: {listed(clash)}",
                 "Training ignores them; rename them, or replace them with `finetune predict ... --overwrite`.",
                 len(clash),
             )

@@ -66,7 +66,9 @@ def detect_format(path: Path, encoding: str | None = None, header_names: frozens
 def without_header(path: Path, layout: TableFormat) -> TableFormat:
     """The layout with the first row read as data and columns named column_1 and so on. Raises DataError."""
     if layout.kind not in ("delimited", "xlsx"):
-        raise DataError(f"{path}: a file of this kind has column names", got=layout.kind, do="Leave out --no-header.")
+        raise DataError(
+            f"{path}: a file of this kind always has column names", got=layout.kind, do="Leave out --no-header."
+        )
     width = max(len(cells) for _, cells in _first_rows(path, layout, 1) or [(0, [""])])
     return replace(layout, header=False, columns=tuple(f"column_{number}" for number in range(1, width + 1)))
 
@@ -77,7 +79,7 @@ def _detect(path: Path, encoding: str | None, header_names: frozenset[str], size
     layout = TableFormat() if path.is_file() and ending in ("", ".txt", ".data") else format_of(path)
     if layout.kind == "folder":
         unread = unread_files(path)
-        several = "files that are in no label's folder are" if unread > 1 else "file that is in no label's folder is"
+        several = "files outside the labels' folders are" if unread > 1 else "file outside the labels' folders is"
         notes = [f"{unread:,} {several} not read"] if unread else []
         return Detected(replace(layout, encoding=encoding or layout.encoding), tuple(notes))
     if layout.kind == "xlsx":
@@ -120,7 +122,7 @@ def _workbook(path: Path, layout: TableFormat, header_names: frozenset[str]) -> 
     """An Excel workbook: its first sheet with cells, with or without a header."""
     held, notes = sheets(path), []
     if len(held) > 1:
-        notes.append(f"only the sheet {held[0]!r} is read; others with cells: {listed(held[1:])}")
+        notes.append(f"only the sheet {held[0]!r} is read; other sheets with cells: {listed(held[1:])}")
     if columns := _without_header(path, layout, header_names):
         layout = replace(layout, header=False, columns=columns)
         notes.append(f"no header: the first row is data, and the columns are named {', '.join(columns)}")

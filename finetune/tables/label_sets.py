@@ -103,7 +103,7 @@ def join_labels(labels: Iterable[str], where: str) -> str:
     for label in own:
         if SEPARATOR in label:
             raise DataError(
-                f"{where}: a label holds {SEPARATOR!r}, which joins the labels of a row",
+                f"{where}: a label contains {SEPARATOR!r}, the separator between the labels of a row",
                 got=repr(shorten(label)),
                 do="Write the label without it.",
             )

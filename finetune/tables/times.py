@@ -58,7 +58,11 @@ def _day_first(cells: Sequence[str], column: str) -> bool:
     day_first = any(int(date[1]) > 12 for date in dates)
     month_first = any(int(date[2]) > 12 for date in dates)
     if dates and day_first == month_first and any(date[1] != date[2] for date in dates):
-        doubt = "both orders occur" if day_first else "no date settles whether the day or the month comes first"
+        doubt = (
+            "day-first and month-first dates both occur"
+            if day_first
+            else "no date shows whether the day or the month comes first"
+        )
         raise DataError(
             f"column {column!r}: {doubt}",
             got=listed([repr(date[0].strip()) for date in dates[:3]]),

@@ -126,7 +126,7 @@ def test_fixes_that_cannot_be_meant_are_refused(toy_copy, finetune):
     assert "a file of the run" in finetune("labels", toy_copy, "--apply", inside).err
     shutil.copy(inside, "same.csv")
     same = finetune("labels", toy_copy, "--apply", "same.csv")
-    assert same.status == 2 and "changes no row to train or validate on" in same.err
+    assert same.status == 2 and "changes no training or validation row" in same.err
     assert finetune("labels", toy_copy, "--name", "x").status == 2
     for settings in (["classify.audit=on"], ["classify.fixes=['same.csv']"]):
         many = finetune("classify", "same.csv", "--set", "classify.labels=many", "--set", *settings)

@@ -194,15 +194,15 @@ def test_a_bundle_is_read_by_the_command_and_a_bundle_of_another_maker_by_load(f
 @pytest.mark.parametrize(
     "X, y, words",
     [
-        ("one text", ["a"], "a single value instead of many texts"),
-        (None, [1, 2], "a single value instead of many"),
+        ("one text", ["a"], "a single value instead of a collection of texts"),
+        (None, [1, 2], "a single value instead of a collection of"),
         ([], [], "there are no texts"),
         ([1, 2], [0, 1], "these values are not texts; got int 1"),
         (np.ones((2, 3)), [0, 1], "these values are not texts"),
         (["a", " "], [0, 1], "text 1 is empty; got 1 of 2"),
         (["a", None], [0, 1], "text 1 is empty"),
         ([["a", "b"], ["c"]], [0, 1], "rows of different shapes"),
-        ({"a": 1}, [0], "a single value instead of many"),
+        ({"a": 1}, [0], "a single value instead of a collection of"),
         (np.full((2, 1, 1), "a"), [0, 1], "rows of different shapes"),
         (["a", "b"], [0], "fit needs at least two classes"),
         (["a", "b"], [0, 1, 1], "different lengths; got 2 texts, 3 labels"),

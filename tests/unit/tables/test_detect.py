@@ -181,9 +181,9 @@ def test_a_title_above_the_header_is_refused_with_the_line(detect):
 @pytest.mark.parametrize(
     "magic, what, fix",
     [
-        (b"PK\x03\x04", "Excel workbook", "name end in .xlsx"),
+        (b"PK\x03\x04", "Excel workbook", "rename it to end in .xlsx"),
         (b"\xd0\xcf\x11\xe0", "old Excel", "save it as CSV"),
-        (b"\x1f\x8b", "gzip", "name end in .gz"),
+        (b"\x1f\x8b", "gzip", "Rename it to end in .gz"),
     ],
 )
 def test_binary_files_are_recognised_by_their_first_bytes(detect, name, magic, what, fix):

@@ -82,7 +82,7 @@ def test_a_name_wins_over_a_file_of_that_name(registry):
     [
         (
             "nothing.csv",
-            r"no data 'nothing\.csv': neither a file nor the name of a data set; known: toy, away, .*spam-sample",
+            r"'nothing\.csv' is neither a file nor the name of a data set; known: toy, away, .*spam-sample",
         ),
         ("toi", "did you mean 'toy'"),
         ("mirror", "mirror: a directory instead of a file"),
