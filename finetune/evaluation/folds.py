@@ -21,7 +21,7 @@ def assign_folds(labels: list[str], groups: np.ndarray, count: int, seed: int) -
     different = len(np.unique(groups))
     if different < count:
         raise DataError(
-            f"{count} folds need at least as many groups of rows that stay together",
+            f"{count} folds need at least {count} groups of rows, as rows with the same text or group stay together",
             got=f"{different} in {len(labels):,} rows",
             do="Take fewer folds: --folds K.",
         )
@@ -35,7 +35,8 @@ def assign_folds(labels: list[str], groups: np.ndarray, count: int, seed: int) -
     alone = sorted(own for own in set(labels) if len(set(folds[label == own])) == 1)
     if alone:
         raise DataError(
-            f"all rows of {listed(alone)} are in one fold, so its model cannot learn them",
+            "if all rows of a label are in one fold, that fold's model cannot learn it",
+            got=listed(alone),
             do="Add rows of these labels, or leave the labels out.",
         )
     return folds

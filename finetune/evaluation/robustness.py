@@ -64,5 +64,5 @@ def flips(change: str, before: np.ndarray, after: np.ndarray) -> Flips:
     """How often decisions (n,) differ, with Wilson's interval."""
     n, flipped = len(before), int((before != after).sum())
     if not n:
-        return Flips(change, Metric(None, None, None, 0, "it changes no text"))
+        return Flips(change, Metric(None, None, None, 0, "changes no text"))
     return Flips(change, Metric(flipped / n, *wilson(flipped, n), n))

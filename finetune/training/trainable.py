@@ -102,7 +102,7 @@ def choose_settings(asked: Train, parameters: int, pretrained: bool, rows: int, 
             f"of {parameters / 1e6:.1f} M parameters"
         )
     elif asked.lr > HIGHEST_USUAL_LR:
-        why.append(f"warning: lr {asked.lr:g} is far above what trains a GPT-2; between 1e-5 and 1e-2 is usual")
+        why.append(f"warning: lr {asked.lr:g} is far too high to train GPT-2; usual values are between 1e-5 and 1e-2")
     if asked.epochs is None:
         chosen["epochs"] = 5 if pretrained else 12
         why.append(

@@ -156,7 +156,7 @@ def _fit_once(
     basis = Basis(**identity(recipe, run, reads), device=device_type(), threads=set_threads(recipe.train.threads))
     found = None
     if written.exists():
-        found = FoldTraining.from_json(read_json(written), written, do="Delete it, and this fold is trained again.")
+        found = FoldTraining.from_json(read_json(written), written, do="Delete it to train this fold again.")
     if found is None or not found.same(basis):
         found = _fit(recipe, run, rows, folds, fold, basis)
         write_json(written, found.to_json())

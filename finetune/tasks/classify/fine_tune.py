@@ -158,7 +158,8 @@ def _warn_of(recipe: Recipe, context: int) -> None:
         )
     if recipe.train.lr and recipe.train.lr > HIGHEST_USUAL_LR:
         warnings.warn(
-            f"lr={recipe.train.lr:g} is far above what trains a GPT-2; between 1e-5 and 1e-2 is usual", stacklevel=2
+            f"lr={recipe.train.lr:g} is far too high to train GPT-2; usual values are between 1e-5 and 1e-2",
+            stacklevel=2,
         )
 
 

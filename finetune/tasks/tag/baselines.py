@@ -106,4 +106,4 @@ def _within_work_limit(train: Sequence[Sentence], tags: int, seed: int) -> tuple
         return train, ""
     order = np.random.default_rng(seed).permutation(len(train))[: int(len(train) * WORK_LIMIT / work)]
     used = [train[at] for at in sorted(order.tolist())]
-    return used, f"; fitted on {len(used):,} of {len(train):,} sentences to bound the time"
+    return used, f"; fitted on {len(used):,} of {len(train):,} sentences to limit the time"
