@@ -361,13 +361,13 @@ REFUSED = [
     refused("a set of the hub out of reach", "hf:no/set", "Connect", options=("--validation", "hf:no/set")),
     refused(
         "groups in a balanced split",
-        "balanced draws from one table",
+        "balanced needs a single table",
         "protocol=grouped",
         options=("--group", "label", "--set", "split.protocol=balanced"),
     ),
     refused(
         "a time column that is not read",
-        "columns.time is read only by split.protocol=time",
+        "columns.time is used only by split.protocol=time",
         options=("--set", "columns.time=day"),
         day=LABELS,
     ),

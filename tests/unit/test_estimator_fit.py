@@ -253,7 +253,7 @@ def test_a_threshold_is_for_two_classes(make):
 
 
 def test_what_is_met_in_part_is_said(make):
-    with pytest.warns(UserWarning, match="max_length=5000: the model reads 32 tokens at most"):
+    with pytest.warns(UserWarning, match="max_length=5000 is more than the 32 tokens that the model reads"):
         assert make(epochs=1, max_length=5000).fit(TEXTS, KINDS).bundle_.max_length == 32
     with pytest.warns(UserWarning, match="lr=50 is far too high"):
         make(epochs=1, lr=50).fit(TEXTS, KINDS)

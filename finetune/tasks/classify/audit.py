@@ -53,9 +53,9 @@ _WORST = 20  # suspects that the report shows
 def against(recipe: Recipe) -> str:
     """Why a run of these settings has no search for wrong labels; "" if it has one."""
     if recipe.task != "classify":
-        return f"wrong labels are searched for in labelled texts, not in the rows of the task {recipe.task}"
+        return f"the search for wrong labels needs labelled texts, not the rows of the task {recipe.task}"
     if recipe.classify.labels == "many":
-        return "wrong labels are searched for where a row has one label"
+        return "the search for wrong labels needs one label per row"
     if recipe.classify.audit == "off" or CHECK.code in recipe.ignore:
         return "switched off by " + ("classify.audit" if recipe.classify.audit == "off" else f"ignore={CHECK.code}")
     return ""

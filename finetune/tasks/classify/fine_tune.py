@@ -153,7 +153,7 @@ def _warn_of(recipe: Recipe, context: int) -> None:
     """Warn of parameters that can only be met in part, or will most likely fail."""
     if recipe.max_length and recipe.max_length > context:
         warnings.warn(
-            f"max_length={recipe.max_length}: the model reads {context} tokens at most, and no more are used",
+            f"max_length={recipe.max_length} is more than the {context} tokens that the model reads: {context} is used",
             stacklevel=2,
         )
     if recipe.train.lr and recipe.train.lr > HIGHEST_USUAL_LR:

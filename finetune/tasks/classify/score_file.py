@@ -43,7 +43,7 @@ def score_file(
             f"{data}: column {part.label_column!r} has labels that the model never saw",
             got=listed(sorted(unknown)),
             known=listed(bundle.labels),
-            do="Is it the column of labels? Name another with --label NAME, or leave these rows out.",
+            do="Is it the label column? Name another with --label NAME, or leave these rows out.",
         )
     if not labels:
         raise DataError(f"{data}: no row has a text and a label", do="Name the columns with --text and --label.")

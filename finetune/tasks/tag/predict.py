@@ -52,7 +52,7 @@ def predict_table(
     sample = list(itertools.islice(table, SAMPLE))
     if not sample:
         raise DataError(
-            f"{source}: a header and no rows", do="Add rows; or give --no-header, if the first line is one."
+            f"{source}: a header and no rows", do="Add rows, or give --no-header if the first line is data."
         )
     columns = sample[0][0]
     if ADDED in columns and not overwrite:

@@ -87,7 +87,7 @@ def sets(evaluation: ManyEvaluation) -> Section:
         f"{evaluation.predicted_per_row:.2f}."
     )
     table = Table("Test rows by their number of labels", ["Labels", "True", "Predicted"], rows, frozenset({1, 2}))
-    return Section("sets", "Labels in a row", [Text(mean), table])
+    return Section("sets", "Labels per row", [Text(mean), table])
 
 
 def use(name: str, evaluation: ManyEvaluation) -> Section:
@@ -112,7 +112,7 @@ def use(name: str, evaluation: ManyEvaluation) -> Section:
                 f'classify = pipeline("text-classification", model={run + "/export/hf"!r}, top_k=None)\n'
                 'classify("some text", truncation=True)'
             ),
-            Text("transformers gives each label's probability; the thresholds stand in bundle.json.", small=True),
+            Text("transformers gives each label's probability; the thresholds are in bundle.json.", small=True),
             *use_note(evaluation.long_texts),
         ],
     )

@@ -20,8 +20,9 @@ def seeds_section(seeds: Seeds | None) -> list[Section]:
     ]
     said = (
         f"{len(seeds.seeds)} trainings on the same rows with the seeds {', '.join(map(str, seeds.seeds))}. Everything else in "
-        "this report, and the exported model, is of the first. The interval says how far another seed moves the mean on "
-        "these test rows (Student's t); how far other rows would move it, say the intervals of the other tables."
+        "this report, and the exported model, comes from the first. The interval shows how much the mean would vary with "
+        "other seeds on these test rows (Student's t); the intervals of the other tables show how much it would vary with "
+        "other test rows."
     )
     columns = ["Metric", "Mean", "Standard deviation", "Each seed"]
     return [
