@@ -210,7 +210,7 @@ def test_a_stream_resumes_to_the_same_weights_on_a_bounded_disk(finetune, tmp_pa
         assert finetune(*COMMAND, *STREAM, "--name", "stopped").status == 130
     stop[0] = len(batches) * 2 // 3  # in the middle of the second epoch's shards
     stopped = finetune(*COMMAND, *STREAM, "--name", "stopped")
-    assert stopped.status == 130 and "going on after shard " in stopped.out, stopped.err
+    assert stopped.status == 130 and "resuming after shard " in stopped.out, stopped.err
     for name in ("stream.json", "val.bin", "card.json"):
         assert (tmp_path / "runs/stopped/data" / name).read_bytes() == (tmp_path / "whole/data" / name).read_bytes()
     assert not (tmp_path / "runs" / "stopped" / "data" / sharding.PROGRESS).exists()

@@ -56,7 +56,7 @@ def test_an_evaluation_set_that_is_nested_is_refused_or_read(tmp_path, name, con
 def test_a_cell_that_is_nested_is_no_list_of_words(tmp_path):
     path = tmp_path / "my.csv"
     path.write_text(f'tokens,tags\n"{DEEP}","{DEEP}"\n')
-    with pytest.raises(DataError, match="row 0: tokens is no list"):
+    with pytest.raises(DataError, match="row 0: tokens is not a list"):
         read_sentences(locate_sentences(str(path)), Tag())
 
 

@@ -168,7 +168,7 @@ def write_stream(
         train, held_out, excluded = ([Size() for _ in files] for _ in range(3))
         done = Progress(inputs, index, train, held_out, excluded)
     else:
-        say(f"  this stage was stopped: going on after shard {len(done.index.shards):,} of the stream")
+        say(f"  this stage was stopped: resuming after shard {len(done.index.shards):,} of the stream")
         folder.keep_first(len(done.index.shards))
     index, train = done.index, done.train
     cutter, total = ShardCutter(settings.shard_tokens, dtype, done.next, done.piece), sum(own.tokens for own in train)
@@ -219,8 +219,8 @@ def write_stream(
     for split, size in (("train", total), ("val", val.tokens["val"])):
         if size < 2:
             raise DataError(
-                f"too little text, the {split} part of the stream is empty",
-                do="Give more text, another pretrain.val_fraction, or lines <|endoftext|> between documents.",
+                f"too little text: the {split} part of the stream is empty",
+                do="Give more text, another pretrain.val_fraction, or separate documents by lines <|endoftext|>.",
             )
     write_json(directory / INDEX, index.to_json())
     documents = sum(own.pieces for own in done.excluded)

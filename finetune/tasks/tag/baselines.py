@@ -28,7 +28,7 @@ def most_frequent(train: Sequence[Sentence], test: Sequence[Sentence]) -> System
             seen[word][tag] += 1
     chosen = {word: counts.most_common(1)[0][0] for word, counts in seen.items()}
     tags = [[chosen.get(word, OUTSIDE) for word in own.words] for own in test]
-    note = "gives each word its most frequent tag in the training set; other words get O"
+    note = "gives each word its most frequent tag in the training set; all other words get O"
     return System(FREQUENT, tags, note, time.perf_counter() - begun)
 
 

@@ -361,7 +361,7 @@ def summary(evaluation: TagEvaluation) -> list[str]:
         for own in evaluation.baselines
     ]
     return [
-        f"test sentences: {evaluation.headline.n:,}; names as seqeval counts them; 95 % intervals in brackets; p is that of "
+        f"test sentences: {evaluation.headline.n:,}; entities are counted as in seqeval; 95 % intervals in brackets; p is for "
         f"{metric}",
         *aligned(rows),
     ]
