@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from finetune.errors import DataError, listed
+from finetune.errors import DataError, counted, listed
 from finetune.tables import tables
 from finetune.tables.label_folders import unread_files
 from finetune.tables.tables import BINARY, DELIMITERS, TableFormat, as_cell, ending_of, format_of, open_bytes, open_text
@@ -79,8 +79,8 @@ def _detect(path: Path, encoding: str | None, header_names: frozenset[str], size
     layout = TableFormat() if path.is_file() and ending in ("", ".txt", ".data") else format_of(path)
     if layout.kind == "folder":
         unread = unread_files(path)
-        several = "files outside the labels' folders are" if unread > 1 else "file outside the labels' folders is"
-        notes = [f"{unread:,} {several} not read"] if unread else []
+        outside = counted(unread, "file outside the labels' folders is", "files outside the labels' folders are")
+        notes = [f"{outside} not read"] if unread else []
         return Detected(replace(layout, encoding=encoding or layout.encoding), tuple(notes))
     if layout.kind == "xlsx":
         return _workbook(path, layout, header_names)
@@ -100,7 +100,7 @@ def _detect(path: Path, encoding: str | None, header_names: frozenset[str], size
         if not quoting:
             notes.append(
                 "quotes are read as plain characters, each line as one row"
-                + (f"; default quoting would have lost {lost:,} rows" if lost else "")
+                + (f"; default quoting would have lost {counted(lost, 'row')}" if lost else "")
             )
         if columns := _without_header(path, layout, header_names):
             layout = replace(layout, header=False, columns=columns)

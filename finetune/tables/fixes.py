@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune.errors import DataError, listed
+from finetune.errors import DataError, counted, listed
 from finetune.tables.cells import unescape_formula
 from finetune.tables.detect import detect_format
 from finetune.tables.readers import LabelledTexts
@@ -33,15 +33,11 @@ class Fixed:
     test: list[int]  # test rows left unchanged
 
     def __str__(self) -> str:
-        said = f"{_rows(self.relabelled)} relabelled, {_rows(self.dropped)} dropped"
+        said = f"{counted(self.relabelled, 'row')} relabelled, {counted(self.dropped, 'row')} dropped"
         if self.test:
             shown = listed([str(row) for row in self.test])
-            said += f"; not applied to {_rows(len(self.test), 'test row')} ({shown}), as test rows are never changed"
+            said += f"; not applied to {counted(len(self.test), 'test row')} ({shown}), as test rows are never changed"
         return said
-
-
-def _rows(count: int, what: str = "row") -> str:
-    return f"{count:,} {what}{'s' * (count != 1)}"
 
 
 def read_fixes(path: Path, encoding: str | None = None) -> list[Fix]:
@@ -115,7 +111,7 @@ def apply_fixes(
     if not relabelled and not dropped:
         raise DataError(
             f"{where}: changes no training or validation row",
-            got=f"{_rows(as_before)} with the label already in the data, {_rows(len(test), 'test row')}",
+            got=f"{counted(as_before, 'row')} with the label already in the data, {counted(len(test), 'test row')}",
             do="Correct labels in the column label, or mark rows in the column drop.",
         )
     kept = {split: [at for at in own if at not in dropped] for split, own in parts.items()}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from finetune.errors import DataError, listed, shorten
+from finetune.errors import DataError, counted, listed, shorten
 
 SEPARATOR = ";"
 SEPARATORS = (";", "|", ",")
@@ -33,7 +33,7 @@ class SeveralLabels:
 
     def __str__(self) -> str:
         ways = ["lists"] * self.lists + [f"labels joined with {self.separator!r}"] * bool(self.separator)
-        return f"{' and '.join(ways)} in {self.cells:,} rows, such as {shorten(self.example, 60)!r}"
+        return f"{' and '.join(ways)} in {counted(self.cells, 'row')}, such as {shorten(self.example, 60)!r}"
 
 
 def find_several(cells: Iterable[str], asked: bool = False) -> SeveralLabels | None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
-from finetune.errors import DataError, shorten
+from finetune.errors import DataError, counted, shorten
 from finetune.tables.label_folders import is_label_folder, labelled_files
 from finetune.tables.nested import Values, is_field, with_nested
 from finetune.tables.unpacking import Unpacked
@@ -241,9 +241,9 @@ def _delimited(path: Path, layout: TableFormat) -> Values:
             if len(cells) != len(names):
                 fix = "Quote the texts that contain the delimiter."
                 raise DataError(
-                    f"{path}, line {number}: {len(cells)} field{'s' * (len(cells) > 1)}",
+                    f"{path}, line {number}: {counted(len(cells), 'field')}",
                     got=repr(shorten(" | ".join(cells), 80)),
-                    known=f"{len(names)} columns: {', '.join(names)}",
+                    known=f"{counted(len(names), 'column')}: {', '.join(names)}",
                     do=fix if len(cells) > len(names) else "Complete the row, or delete it if it is a note or a total.",
                 )
             yield names, cells
@@ -403,9 +403,9 @@ def _workbook(path: Path, layout: TableFormat) -> Values:
     for number, cells in rows:
         if len(cells) > len(names):
             raise DataError(
-                f"{path}, row {number}: {len(cells)} cells",
+                f"{path}, row {number}: {counted(len(cells), 'cell')}",
                 got=repr(shorten(" | ".join(map(as_cell, cells)), 80)),
-                known=f"{len(names)} columns: {', '.join(names)}",
+                known=f"{counted(len(names), 'column')}: {', '.join(names)}",
                 do="Give every column a name in the first row.",
             )
         yield names, cells + [None] * (len(names) - len(cells))

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from finetune.adapters.lora import add_lora, lora_tensors
-from finetune.errors import RecipeError
+from finetune.errors import RecipeError, counted
 from finetune.models.bodies import Body
 from finetune.models.encoder_decoder import EncoderDecoder
 from finetune.models.gpt import GPT
@@ -39,7 +39,7 @@ class Trainable:
         share = self.parameters / self.total
         return (
             f"{self.method}: {self.parameters:,} of {self.total:,} parameters are trained ({share:.1%}), "
-            f"in {len(self.names)} tensor{'s' if len(self.names) > 1 else ''}: {', '.join(self.places())}"
+            f"in {counted(len(self.names), 'tensor')}: {', '.join(self.places())}"
         )
 
     def places(self) -> list[str]:

@@ -372,7 +372,7 @@ REFUSED = [
         day=LABELS,
     ),
     refused(
-        "times that are none", "column 'day': 40 cells are not a time", "'ham'", options=("--time", "day"), day=LABELS
+        "times that are none", "column 'day': 40 cells are not times", "'ham'", options=("--time", "day"), day=LABELS
     ),
 ]
 

@@ -246,7 +246,7 @@ def test_the_check_divides_as_the_options_say(option, ran):
     write("test.csv", {"text": TEXTS[:4], "label": [*LABELS[:3], "eggs"]})
     words = {
         "--split": (0, "labels"),
-        "--time": (2, "column 'at': 40 cells are not a time"),
+        "--time": (2, "column 'at': 40 cells are not times"),
         "--test": (2, "labels that are not in my.csv; got eggs"),
     }
     status, shown = ran("data", "check", "my.csv", option, "test.csv" if option == "--test" else "at")
@@ -284,7 +284,7 @@ def test_python_reads_odd_labels_as_the_command_does():
     ):
         learnt = read_training_rows(TEXTS, [*LABELS[:-2], "ham\n", "spam "])
     assert learnt.classes.tolist() == ["ham", "spam"] and learnt.targets.tolist() == [0, 1] * 20
-    with pytest.raises(InputError, match="1 missing labels, the first in row 39"):
+    with pytest.raises(InputError, match="1 missing label, the first in row 39"):
         read_training_rows(TEXTS, [*LABELS[:-1], " "])
     with pytest.raises(InputError, match=r"settings\['epochs'\] is a parameter of its own"):
         finetune.TextClassifier("random-bytes", epochs=1, settings={"epochs": 2}).fit(TEXTS, LABELS)

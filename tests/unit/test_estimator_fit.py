@@ -185,7 +185,7 @@ def test_labels_are_read_as_those_of_a_table(make, tmp_path):
         clf = make(epochs=1).fit(texts, given)
         assert clf.score(texts, given) == accuracy_score(from_table, clf.predict(texts))
     for empty in ("", "  "):
-        with pytest.raises(ValueError, match="1 missing labels, the first in row 2"):
+        with pytest.raises(ValueError, match="1 missing label, the first in row 2"):
             make().fit(texts[:4], ["a", "b", empty, "a"])
 
 

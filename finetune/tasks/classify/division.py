@@ -4,7 +4,7 @@ from collections import Counter
 
 import numpy as np
 
-from finetune.errors import DataError, listed, shorten
+from finetune.errors import DataError, counted, listed, shorten
 from finetune.recipe import Columns, Recipe, Split
 from finetune.tables.findings import Finding
 from finetune.tables.near_duplicates import NearDuplicates
@@ -106,13 +106,13 @@ def _too_few_rows(
     fix = "Add rows of these labels, or leave the labels out."
     groups = len(set(source.groups) - {""})
     if 0 < 2 * groups <= len(source.texts):
-        got += f"; {groups} group{'s' * (groups > 1)} in column {group!r} in {len(source.texts)} rows"
+        got += f"; {counted(groups, 'group')} in column {group!r} in {len(source.texts)} rows"
         fix = (
             "Rows of a group stay in one split, so each split needs its own groups, and train needs groups with every "
             "label: name a column with more groups, or leave out --group."
         )
     elif texts is not None:
-        got += f"; {texts} different text{'s' * (texts > 1)} in {len(source.texts)} rows"
+        got += f"; {counted(texts, 'different text')} in {len(source.texts)} rows"
         fix = "Texts that differ only in case, digits or white space count as one: add other texts."
     return DataError(f"too few rows: the {split} split has none of {listed(missing)}", got=got, do=fix)
 

@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from finetune.config import nearest
-from finetune.errors import RecipeError, listed
+from finetune.errors import RecipeError, counted, listed
 from finetune.evaluation.aims import ABSTAIN, Costs, Decision, choose_rule, measure_decision
 from finetune.evaluation.baseline import majority, tfidf_logistic
 from finetune.evaluation.calibration import ReliabilityBin, fit_temperature, reliability_bins, softmax
@@ -327,7 +327,7 @@ def never_predicted(labels: list[str], confusion: np.ndarray) -> list[str]:
         return []
     rows = int(support[missed].sum())
     return [
-        f"The model never predicted {listed([labels[c] for c in missed])} ({rows:,} test row{'s' if rows != 1 else ''}): try "
+        f"The model never predicted {listed([labels[c] for c in missed])} ({counted(rows, 'test row')}): try "
         "train.class_weights=balanced, more epochs, or more rows of such labels."
     ]
 

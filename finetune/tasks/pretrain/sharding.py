@@ -14,7 +14,7 @@ import numpy as np
 
 from finetune import __version__
 from finetune.console import progress, say
-from finetune.errors import DataError, RecipeError, RunError
+from finetune.errors import DataError, RecipeError, RunError, counted
 from finetune.files import read_json, remove, sha256_json, write_json
 from finetune.hub.streams import TextStream
 from finetune.records import Record
@@ -215,7 +215,9 @@ def write_stream(
             total += 1
     keep(cutter.rest())
     if done.unused:
-        say(f"  {done.unused:,} held-out documents beyond the first {settings.val_tokens:,} tokens are not used")
+        say(
+            f"  held-out text beyond the first {settings.val_tokens:,} tokens is not used: {counted(done.unused, 'document')}"
+        )
     for split, size in (("train", total), ("val", val.tokens["val"])):
         if size < 2:
             raise DataError(

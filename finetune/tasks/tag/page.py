@@ -231,7 +231,7 @@ def sentences(evaluation: TagEvaluation) -> Section:
     intro = (
         f"{evaluation.wrong_sentences:,} of {total:,} test sentences have a word with a wrong tag. The table shows "
         f"{len(rows)} of them, taken at regular intervals. Row counts the sentences of the file from 0. A sentence with the "
-        "same entities in both columns differs in B- and I- tags alone, which seqeval's rule reads as the same entity. Some "
+        "same entities in both columns differs only in its B- and I- tags, which seqeval's rule reads as the same entity. Some "
         "errors may be wrong tags in the data."
     )
     return Section(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from finetune.errors import DataError, listed, shorten
+from finetune.errors import DataError, counted, listed, shorten
 from finetune.hub.datasets import PREFIX
 from finetune.records import PreparedRow
 from finetune.tables.detect import Detected, byte_order
@@ -139,7 +139,7 @@ def _in_iob2(found: list[Sentence], path: Path) -> tuple[list[Sentence], list[st
     changed = sum(old.tags != new.tags for old, new in zip(found, mended, strict=True))
     if kinds and not prefixed:
         return mended, ["tags have no B- or I- prefix: neighbouring words of the same type are read as one entity"]
-    return mended, [f"the tags of {changed:,} sentences were converted to IOB2"] * bool(changed)
+    return mended, [f"converted the tags of {counted(changed, 'sentence')} to IOB2"] * bool(changed)
 
 
 def _conll(path: Path, encoding: str | None) -> Iterator[Tagged]:
@@ -194,7 +194,10 @@ def _table(path: Path, layout: TableFormat, settings: Tag, notes: list[str]) -> 
             where = f"{path}, row {number}"
             words, tags = (_list(row[at], names[at], where) for at in (words_at, tags_at))
             if len(words) != len(tags):
-                raise DataError(f"{where}: {len(words)} words and {len(tags)} tags", known="the same number of both")
+                raise DataError(
+                    f"{where}: {counted(len(words), 'word')} and {counted(len(tags), 'tag')}",
+                    known="the same number of both",
+                )
             yield where, _strings(words, names[words_at], where), _tag_names(tags, tag_names, where)
         return
     at = find_column(names, settings.sentence, SENTENCE_NAMES, "sentence", path, _mend("sentence"))

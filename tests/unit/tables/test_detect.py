@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from finetune.errors import DataError
+from finetune.errors import DataError, counted
 from finetune.tables.detect import detect_format
 from finetune.tables.readers import HEADER_NAMES, read_labelled
 from finetune.tables.tables import iterate_table, look_at_bytes
@@ -110,7 +110,7 @@ def test_rows_that_a_quote_would_swallow_are_found(detect):
     assert not found.layout.quoting and not found.layout.header and len(rows) == 7
     lost = 7 - len(list(csv.reader(SWALLOWED.splitlines(keepends=True), delimiter="\t")))
     assert found.lost_by_quoting == lost > 0
-    assert any(f"default quoting would have lost {lost} rows" in note for note in found.notes)
+    assert any(f"default quoting would have lost {counted(lost, 'row')}" in note for note in found.notes)
 
 
 def test_a_quote_that_closes_at_a_line_end_swallows_too(detect):

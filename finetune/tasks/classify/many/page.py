@@ -3,6 +3,7 @@
 import shlex
 
 from finetune.console import aligned
+from finetune.errors import counted
 from finetune.evaluation.label_sets import FEW
 from finetune.report import provenance
 from finetune.report.blocks import Code, PageContent, Section, Table, Text
@@ -70,7 +71,7 @@ def per_label_section(evaluation: ManyEvaluation) -> Section:
     absent = [row.label for row in evaluation.per_label if not row.support]
     note = f"A row gets a label if its probability is at least the label's threshold: {rule}."
     if absent:
-        note += f" {len(absent)} labels have no test row; in macro F1 they count as 0."
+        note += f" {counted(len(absent), 'label has', 'labels have')} no test row; in macro F1 their F1 counts as 0."
     blocks = [Table(caption, columns, cells, frozenset(range(1, len(columns)))), Text(note, small=True)]
     return Section("labels", "Labels", blocks)
 

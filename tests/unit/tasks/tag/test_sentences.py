@@ -91,7 +91,7 @@ def test_other_schemes_are_rewritten_and_said(tmp_path):
     path = tmp_path / "x.conll"
     path.write_text(conll().replace("B-place", "S-place"))
     found = read(path)
-    assert found.sentences[1].tags == SENTENCES[1][1] and "1 sentences were converted to IOB2" in found.notes[0]
+    assert found.sentences[1].tags == SENTENCES[1][1] and "converted the tags of 1 sentence to IOB2" in found.notes[0]
     path.write_text(conll().replace("B-", "").replace("I-", ""))
     found = read(path)
     assert [own.tags for own in found.sentences] == [
@@ -128,7 +128,7 @@ def test_what_is_no_such_file_is_refused(tmp_path, text, said):
 @pytest.mark.parametrize(
     "row, said",
     [
-        ({"tokens": ["a", "b"], "tags": ["O"]}, "2 words and 1 tags"),
+        ({"tokens": ["a", "b"], "tags": ["O"]}, "2 words and 1 tag"),
         ({"tokens": ["a"], "tags": [3]}, "numbers without names"),
         ({"tokens": [7], "tags": ["O"]}, "contains a value that is not text"),
         ({"tokens": "a", "tags": "O"}, "tokens is not a list"),
