@@ -21,7 +21,7 @@ from finetune.evaluation.results import Difference, Evaluation, Headline, Metric
 from finetune.evaluation.tfidf import TfidfModel
 from finetune.recipe import Recipe
 from finetune.records import Record
-from finetune.report.metric_text import METRIC_NAMES, SHARES, metric_text, metric_value, p_text
+from finetune.report.metric_text import METRIC_NAMES, SHARES, in_sentence, metric_text, metric_value, p_text
 from finetune.tasks.classify.long_texts import LongTexts
 
 TFIDF = "TF-IDF + logistic regression"
@@ -312,9 +312,9 @@ def verdict(evaluation: LabelledEvaluation) -> str:
         _, low, high = headline.known()
         if high - low > 0.1:
             width = 100 * (high - low)
-            shown = name[:1].lower() + name[1:] if name[1:2].islower() else name  # accuracy, macro F1, F1, ROC AUC
             sentences.append(
-                f"The interval of {shown} is {width:.0f} points wide: the test set is too small for a more precise statement."
+                f"The interval of {in_sentence(name)} is {width:.0f} points wide: the test set is too small for a more "
+                "precise statement."
             )
     return " ".join(sentences)
 

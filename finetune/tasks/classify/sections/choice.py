@@ -1,7 +1,7 @@
 """The section of a classifier's page on ``evaluate.choose = best``."""
 
 from finetune.report.blocks import Section, Table, Text, metric_cell, metric_name
-from finetune.report.metric_text import metric_value
+from finetune.report.metric_text import in_sentence, metric_value
 from finetune.tasks.classify.score import CANDIDATES, ClassifierEvaluation, subject
 
 
@@ -25,8 +25,9 @@ def choice_section(evaluation: ClassifierEvaluation) -> list[Section]:
     shown = metric_cell(metric, model).replace("\n", " ")
     said = (
         f"The headline metric is that of {subject(evaluation)}, which the bundle contains. It was chosen on the validation "
-        f"rows, by {metric_name(metric)} and then by log loss; the test rows played no part. The model alone on the test rows: "
-        f"{shown}. The model's checkpoint and temperature were also chosen on the validation rows, which favours it slightly; "
+        f"rows, by {in_sentence(metric_name(metric))} and then by log loss; the test rows played no part. The model "
+        f"alone on the test rows: {shown}. The model's checkpoint and temperature were also chosen on the "
+        "validation rows, which favours it slightly; "
         "with few rows the choice is close to chance."
     )
     if evaluation.model is not None:
