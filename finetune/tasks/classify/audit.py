@@ -70,7 +70,7 @@ def audit_run(recipe: Recipe, run: Run) -> Audited:
     if recipe.classify.audit == "auto" and not reads_again(run):
         names.remove(STATES)
         say(f"  without {STATES}: reading all texts again would take more than an eighth of the training's work")
-    say(f"  by {listed(names)}")
+    say(f"  features: {listed(names)}")
     found = write_audit(recipe, run, names)
     for line in (counts_text(found), planted_text(found)):
         say(f"  {line}")
