@@ -244,7 +244,7 @@ def draw_weights(model: nn.Module, layers: int, seed: int, std: float) -> None:
             parameter.normal_(0.0, std * scale, generator=generator)
 
 
-def summed_loss(hidden: Tensor, output: Tensor, targets: Tensor, chunk: int, smoothing: float = 0.0) -> Tensor:
+def summed_loss(hidden: Tensor, output: Tensor, targets: Tensor, chunk: int = 256, smoothing: float = 0.0) -> Tensor:
     """Summed cross entropy of hidden (B, T, C) with output matrix (V, C), computed `chunk` positions at a time.
 
     If all logits together are few (up to `KEPT_LOGITS`), they are kept for the backward pass instead.

@@ -2,8 +2,8 @@
 
 The N tokens of several texts stand in one row, (N, C); all layers but attention treat every token alike. On a GPU PyTorch's
 variable-length attention takes the texts' bounds in place of a mask; on a CPU each text is attended to by itself. A classifier
-on a CPU computes a padded batch in this way, which is exact. Benchmarks: benchmarks/gpu.py, benchmarks/training_steps.py;
-switches: pretrain.packed_attention = masked; WORTH_IT = 1.
+on a CPU computes a padded batch in this way, which is exact. Benchmarks: benchmarks/gpu.py, training_steps.py,
+packed_documents.py; switches: pretrain.packed_attention = masked; WORTH_IT = 1.
 """
 
 import inspect
@@ -35,9 +35,12 @@ def attend(query: Tensor, key: Tensor, value: Tensor, layout: Layout, dropout: f
         assert _kernel is not None, "why_not_varlen asks for it, and refuses a torch without it"
         return _kernel(query, key, value, bounds, bounds, longest, longest, **_causal())
     sizes = [size for size in bounds.diff().tolist() if size]
-    texts = zip(*(z.transpose(0, 1).split(sizes, dim=1) for z in (query, key, value)), strict=True)
-    found = [F.scaled_dot_product_attention(q, k, v, None, dropout, is_causal=True) for q, k, v in texts]  # (H, T, D)
-    return torch.cat(found, dim=1).transpose(0, 1)
+    batches = (
+        z.transpose(0, 1).unsqueeze(0) for z in (query, key, value)
+    )  # (1, H, N, D): PyTorch's fast kernel wants four
+    texts = zip(*(z.split(sizes, dim=2) for z in batches), strict=True)
+    found = [F.scaled_dot_product_attention(q, k, v, None, dropout, is_causal=True) for q, k, v in texts]
+    return torch.cat(found, dim=2).squeeze(0).transpose(0, 1)
 
 
 def real_tokens_of(last: Tensor, length: int) -> tuple[Tensor, Layout] | None:

@@ -1,9 +1,9 @@
 """The loss of a GPT on packed documents, all of them in one row: no padding, no mask, no attention across documents.
 
 Attention gets the documents' bounds instead of a mask, and skips what a mask would hide (side_by_side.py).
-The vocabulary is padded to a multiple of 64 in the compute copy of the output matrix alone. The plain path is
+On a GPU the vocabulary is padded to a multiple of 64, in the compute copy of the output matrix alone. The plain path is
 ``GPT.loss_sum`` with the mask and positions of ``document_layout``. Letters as in gpt.py; N tokens, D documents.
-Benchmark: benchmarks/gpu.py; switch: pretrain.packed_attention = masked.
+Benchmarks: benchmarks/gpu.py, packed_documents.py; switch: pretrain.packed_attention = masked.
 """
 
 import torch
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from finetune.models import side_by_side
-from finetune.models.gpt import GPT, IGNORE
+from finetune.models.gpt import GPT, IGNORE, summed_loss
 from finetune.models.side_by_side import Layout
 
 BOUNDS = 64  # the number of bounds is a multiple of it, so that few shapes occur
@@ -40,6 +40,8 @@ class PackedLoss(nn.Module):
         x = body.drop(body.token_embedding(inputs) + body.position_embedding(positions)).flatten(0, 1)  # (N, C)
         for block in body.blocks:
             x = block(x, layout=layout)
+        if x.device.type == "cpu" and not self.fused:
+            return summed_loss(body.norm(x).unsqueeze(0), body.output, targets.unsqueeze(0))
         return packed_cross_entropy(body.norm(x), body.output, targets.flatten(), self.fused)
 
 
@@ -47,7 +49,7 @@ def why_not_varlen(body: nn.Module, device: torch.device, precision: str) -> str
     """Why variable-length attention cannot be used for this model, in words; empty if it can."""
     if not isinstance(body, GPT):
         return "it is written for GPT-2's blocks"
-    if body.config.dropout:
+    if device.type == "cuda" and body.config.dropout:
         return "its kernel has no dropout"
     if device.type == "cuda" and not side_by_side.load_kernel():
         return f"torch {torch.__version__} does not have it"

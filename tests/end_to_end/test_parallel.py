@@ -41,7 +41,10 @@ CASES = {
     "instruct, LoRA": ("instruct", [*STEPS, "train.method=lora", "instruct.max_new_tokens=8"]),
     "seq2seq, full": ("seq2seq", [*STEPS, "seq2seq.max_new_tokens=8"]),
     "pretrain, full": ("pretrain", STEPS),
-    "pretrain, checkpoint_blocks": ("pretrain", [*STEPS, "train.checkpoint_blocks=true"]),
+    "pretrain, checkpoint_blocks": (
+        "pretrain",
+        [*STEPS, "train.checkpoint_blocks=true", "pretrain.packed_attention=masked"],
+    ),
 }
 SHORT = ["train.max_steps=2"]  # of one process; the evaluation is what two do
 EVALUATED = {

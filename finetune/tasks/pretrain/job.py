@@ -37,19 +37,20 @@ def build_job(
     """The job for the training loop; a row is a block of packed tokens. attention: pretrain.packed_attention."""
     varlen = chooses_varlen(model.body, settings, train, device, attention)
 
+    trained = PackedLoss(cast(GPT, model.body)) if varlen else model
+
     def batch(blocks: list[int]) -> tuple[Tensor, ...]:
-        inputs, targets = train.batch(blocks, IGNORE)
-        return (inputs, targets, *document_bounds(inputs, train.end_of_text)) if varlen else (inputs, targets)
+        return batch_for(trained, train, blocks)
 
     def loss_sum(module: nn.Module, tensors: tuple[Tensor, ...]) -> Tensor:
         inputs, targets, *bounds = tensors
         return module(inputs, targets, *(bounds or train.layout(inputs)))
 
     def validate(module: nn.Module) -> dict[str, float]:
-        return measure(model, val, val_bytes_per_token, val_blocks, settings.tokens_per_pass, device)
+        return measure(trained, val, val_bytes_per_token, val_blocks, settings.tokens_per_pass, device)
 
     return Job(
-        PackedLoss(cast(GPT, model.body)) if varlen else model,
+        trained,
         Computed(len(train), train.length),
         Computed(len(train), lambda block: float(train.length(block))),
         batch,
@@ -64,11 +65,19 @@ def build_job(
 
 def chooses_varlen(body: LanguageModel, settings: Train, train: TokenBlocks, device: torch.device, asked: str) -> bool:
     """Whether to train with variable-length attention. asked: pretrain.packed_attention; says why not if it was asked for."""
-    if asked == "masked" or (asked == "auto" and (device.type != "cuda" or train.across)):
+    slow = train.across or device.type not in ("cpu", "cuda") or (device.type == "cpu" and settings.step == "compiled")
+    if asked == "masked" or (asked == "auto" and slow):
         return False
     why = "attention crosses documents" if train.across else why_not_varlen(body, device, settings.precision)
     say(f"  packed documents: {'masked attention: ' + why if why else 'variable-length attention, without a mask'}")
     return not why
+
+
+def batch_for(model: nn.Module, tokens: TokenBlocks, blocks: list[int]) -> tuple[Tensor, ...]:
+    """Inputs and targets (B, T) of blocks, and the documents' positions and bounds for a ``PackedLoss``."""
+    inputs, targets = tokens.batch(blocks, IGNORE)
+    bounds = document_bounds(inputs, tokens.end_of_text) if isinstance(model, PackedLoss) else ()
+    return inputs, targets, *bounds
 
 
 def measure(
@@ -97,8 +106,8 @@ def block_nll(
     """The cross-entropy in nats of each group of `together` blocks (one forward pass)."""
 
     def nll(batch: list[int]) -> float:
-        inputs, targets = (tensor.to(device) for tensor in tokens.batch(batch, IGNORE))
-        return float(model(inputs, targets, *tokens.layout(inputs)))
+        inputs, targets, *bounds = (tensor.to(device) for tensor in batch_for(model, tokens, batch))
+        return float(model(inputs, targets, *(bounds or tokens.layout(inputs))))
 
     groups = [blocks[start : start + together] for start in range(0, len(blocks), together)]
     return np.array(share(groups, nll, lambda group: advance(len(group))))

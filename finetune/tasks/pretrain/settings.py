@@ -29,8 +29,9 @@ class Pretrain(Settings):
     )
     packed_attention: Literal["auto", "masked", "varlen"] = Field(
         "auto",
-        description="how training keeps attention within a document: masked: with an attention mask; varlen: with PyTorch's "
-        "variable-length attention, which skips what the mask hides; auto: varlen on a GPU with bf16, elsewhere masked",
+        description="how training keeps attention within a document: masked: with an attention mask; varlen: document by "
+        "document, without computing what the mask would hide (on a GPU with PyTorch's variable-length attention, in bf16); "
+        "auto: varlen where that is possible on a CPU or an NVIDIA GPU",
     )
     shares: dict[str, float] = Field(
         {},

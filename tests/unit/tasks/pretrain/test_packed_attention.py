@@ -9,7 +9,7 @@ import torch
 from finetune.models.gpt import GPT, GPTConfig
 from finetune.models.heads import LossModule
 from finetune.recipe import Train
-from finetune.tasks.pretrain.job import build_job
+from finetune.tasks.pretrain.job import build_job, chooses_varlen
 from finetune.tasks.pretrain.packing import PackedTokens
 from finetune.training import loop
 
@@ -45,8 +45,17 @@ def test_a_training_without_a_mask_is_the_one_with_it(tokens, tmp_path, capsys, 
     assert packed == pytest.approx(plain, rel=1e-5) and plain[-1] < plain[0] - 0.1
 
 
-def test_attention_across_documents_stays_masked_and_auto_is_masked_on_a_cpu(tokens, tmp_path, capsys):
-    trained(tokens(across=True), tmp_path / "across", "varlen", max_steps=1)
-    assert "masked attention: attention crosses documents" in capsys.readouterr().out
-    trained(tokens(), tmp_path / "auto", "auto", max_steps=1)
-    assert "packed documents" not in capsys.readouterr().out
+@pytest.mark.parametrize(
+    "across, asked, settings, said",
+    [
+        (True, "varlen", {}, "masked attention: attention crosses documents"),
+        (True, "auto", {}, ""),
+        (False, "auto", {}, "variable-length attention"),
+        (False, "auto", {"step": "compiled"}, ""),  # its shapes would differ in every step
+    ],
+)
+def test_a_mask_is_left_out_where_documents_are_apart(tokens, across, asked, settings, said, capsys):
+    body = GPT(GPTConfig(50, 32, 32, 2, 2, dropout=0.1))
+    chosen = Train(precision="fp32", **settings)
+    assert chooses_varlen(body, chosen, tokens(across), torch.device("cpu"), asked) == said.startswith("variable")
+    assert said in (shown := capsys.readouterr().out) and bool(said) == bool(shown)
