@@ -76,7 +76,7 @@ def choose_method(parameters: int, pretrained: bool, rows: int, device: str) -> 
         return "last-blocks", f"{rows:,} rows are too few to train all weights of a large model"
     if parameters < LARGE:
         return "full", f"a GPU and {rows:,} rows are enough to train all weights"
-    return "lora", f"all weights and their moments would take {16 * parameters / 1e9:.0f} GB"
+    return "lora", f"all weights, gradients and optimizer moments would take {16 * parameters / 1e9:.0f} GB"
 
 
 def choose_settings(asked: Train, parameters: int, pretrained: bool, rows: int, device: str) -> tuple[Train, list[str]]:

@@ -79,7 +79,9 @@ def told_of(tokens: TokenCounts) -> str:
     """How the rows longer than max_length are read: "12 truncated to 256"."""
     most, rows = tokens.max_length, f"{tokens.cut_rows:,}"
     if tokens.long_texts == HEAD_TAIL:
-        return f"{rows} longer than {most}, of which the first {most // 4} and the last {most - most // 4} are read"
+        return (
+            f"{rows} longer than {most}: the first {most // 4} and the last {most - most // 4} tokens of each are read"
+        )
     if tokens.long_texts == WINDOWS:
         windows = tokens.ways[WINDOWS].pieces - tokens.ways[CUT].pieces + tokens.cut_rows
         return f"{rows} longer than {most}, read in {windows:,} windows that share {most // 4} tokens with the next"
