@@ -23,7 +23,7 @@ from finetune.tables.findings import LEVELS, Finding, by_severity, sample_of, wi
 from finetune.tables.label_sets import find_several
 from finetune.tables.near_duplicates import NearDuplicates, find_near_duplicates
 from finetune.tables.readers import HEADER_NAMES, LabelledTexts
-from finetune.tables.sources import locate_data
+from finetune.tables.sources import DataSource, locate_data
 from finetune.tables.splits import text_keys
 from finetune.tables.tables import BINARY, is_utf8, look_at_bytes
 from finetune.tasks.classify.data import check_several, locate_files, read_data
@@ -123,31 +123,15 @@ def check_file(
     """
     muted, columns = check_muted(ignore), columns or Columns()
     data = locate_data(name, encoding)
-    detected = detect_format(data.path, encoding, HEADER_NAMES)
-    if detected.layout != data.layout:  # the registry says how its files are read
-        detected = Detected(data.layout, (), 0 if data.layout.quoting else detected.lost_by_quoting)
-    layout, findings = detected.layout, []
-    if layout.encoding == "utf-8-sig" and data.path.is_file() and layout.kind not in BINARY and not is_utf8(data.path):
-        odd = look_at_bytes(data.path)
-        layout = replace(layout, encoding=odd.guess)
-        detected = replace(detected, layout=layout)
-        findings.append(
-            Finding(
-                "encoding",
-                "stop",
-                f"the file is not UTF-8: the first invalid line is line {odd.line}; "
-                f"{odd.share()}. It is checked as {odd.guess}, a guess that reads {odd.sample}",
-                odd.fix(),
-                examples=[odd.sample],
-            )
-        )
+    detected, guessed = _detect(data, encoding)
+    findings, layout = [guessed] if guessed else [], detected.layout
     recipe = Recipe(
         data=name,
         validation=validation,
         test=test,
         columns=columns,
         split=Split(protocol="time" if columns.time else "grouped"),
-        encoding=encoding or (layout.encoding if findings else None),
+        encoding=encoding or (layout.encoding if guessed else None),
     ).model_copy(update={"classify": Classify(labels=labels or "one")})
     files = locate_files(recipe)
     source = read_data(recipe)
@@ -157,9 +141,7 @@ def check_file(
         known = detected if not side else file.detected
         own = check_table(file.path, known, source, bool(side or columns.split))
         findings += [replace(one, what=f"{file.name}: {one.what}") for one in own] if len(files) > 1 else own
-    said = {note for file in files.values() for note in file.detected.notes}
-    read = [note for note in source.notes if note not in said and note.partition(": ")[2] not in said]
-    findings += [Finding("columns", "note", note) for note in read]
+    findings += _notes_of_reading(files, source)
     found = locate_weights(weights)
     context = (found.config or read_config(found.directory)).context
     tokens = encode(Tokenizer.from_directory(found.directory), source.texts, show="counting tokens")
@@ -198,6 +180,33 @@ def check_file(
         muted=muted,
         findings=by_severity(without_muted(findings, muted)),
     )
+
+
+def _detect(data: DataSource, encoding: str | None) -> tuple[Detected, Finding | None]:
+    """How the table is written, and a finding if its encoding had to be guessed."""
+    detected = detect_format(data.path, encoding, HEADER_NAMES)
+    if detected.layout != data.layout:  # the registry says how its files are read
+        detected = Detected(data.layout, (), 0 if data.layout.quoting else detected.lost_by_quoting)
+    layout = detected.layout
+    if layout.encoding != "utf-8-sig" or not data.path.is_file() or layout.kind in BINARY or is_utf8(data.path):
+        return detected, None
+    odd = look_at_bytes(data.path)
+    guessed = Finding(
+        "encoding",
+        "stop",
+        f"the file is not UTF-8: the first invalid line is line {odd.line}; "
+        f"{odd.share()}. It is checked as {odd.guess}, a guess that reads {odd.sample}",
+        odd.fix(),
+        examples=[odd.sample],
+    )
+    return replace(detected, layout=replace(layout, encoding=odd.guess)), guessed
+
+
+def _notes_of_reading(files: dict[str, DataSource], source: LabelledTexts) -> list[Finding]:
+    """The notes on the columns, without those on how the files are written."""
+    said = {note for file in files.values() for note in file.detected.notes}
+    notes = [note for note in source.notes if note not in said and note.partition(": ")[2] not in said]
+    return [Finding("columns", "note", note) for note in notes]
 
 
 def _split_findings(recipe: Recipe, source: LabelledTexts, keys: np.ndarray, near: NearDuplicates) -> list[Finding]:

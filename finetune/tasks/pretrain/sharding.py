@@ -170,74 +170,99 @@ def write_stream(
     else:
         say(f"  this stage was stopped: resuming after shard {len(done.index.shards):,} of the stream")
         folder.keep_first(len(done.index.shards))
-    index, train = done.index, done.train
-    cutter, total = ShardCutter(settings.shard_tokens, dtype, done.next, done.piece), sum(own.tokens for own in train)
-
-    def keep(shards: Iterable[tuple[Place, np.ndarray]]) -> None:
-        for place, ids in shards:
-            if folder.bytes() + ids.nbytes <= folder.most_bytes:
-                folder.write(len(index.shards), ids)
-            index.shards.append(Shard(place, len(ids), hashlib.sha256(ids.tobytes()).hexdigest()))
-
-    with (
-        TokenWriter(directory, tokenizer, {"val": done.val}) as val,
-        progress("reading the stream", None, unit="characters") as advance,
-    ):
-        room = True  # for the held-out document
-        for read in done.reads():
-            piece = read.piece
-            advance(len(piece.text))
-            if not piece.times:
-                done.excluded[read.source].add(piece, 0)
-            elif piece.split == "val":
-                before = val.tokens["val"]
-                if piece.begins:
-                    room = before < settings.val_tokens
-                    done.unused += not room
-                if room:
-                    val.add("val", piece.text, piece.begins)
-                    done.held_out[read.source].add(piece, val.tokens["val"] - before)
-            else:
-                left = settings.stream_tokens - total if settings.stream_tokens else None
-                ids, full = train_ids(read, tokenizer)[:left], len(index.shards)
-                keep(cutter.add(read, ids))
-                if len(index.shards) > full:
-                    done.next, done.val = cutter.place, val.save("val")
-                    done.piece = Place(read.source, read.state, cutter.begun.skip - len(ids))
-                    done.pieces = read.number
-                    write_json(directory / PROGRESS, done.to_json())
-                train[read.source].add(piece, len(ids))
-                total += len(ids)
-                if total == settings.stream_tokens:
-                    break
-        else:
-            keep(cutter.add(None, train_ids(None, tokenizer)))
-            total += 1
-    keep(cutter.rest())
+    counts = StreamWriter(done, directory, folder, tokenizer, settings).write()
     if done.unused:
         say(
             f"  held-out text beyond the first {settings.val_tokens:,} tokens is not used: {counted(done.unused, 'document')}"
         )
-    for split, size in (("train", total), ("val", val.tokens["val"])):
+    for split, size in counts.tokens.items():
         if size < 2:
             raise DataError(
                 f"too little text: the {split} part of the stream is empty",
                 do="Give more text, another pretrain.val_fraction, or separate documents by lines <|endoftext|>.",
             )
-    write_json(directory / INDEX, index.to_json())
-    documents = sum(own.pieces for own in done.excluded)
-    return TextCounts(
-        documents={"train": sum(own.documents for own in train)} | val.documents,
-        tokens={"train": total} | val.tokens,
-        bytes={"train": sum(own.bytes for own in train)} | val.bytes,
-        sources={
-            source.name: SourceCounts(
-                source.share, train[at].counts(), done.held_out[at].counts(), done.excluded[at].pieces
-            )
-            for at, source in enumerate(index.sources)
-        },
-        excluded=Excluded(len(index.exclusion), documents) if index.exclusion else None,
-    )
+    write_json(directory / INDEX, done.index.to_json())
+    return counts
+
+
+class StreamWriter:
+    """Writes what is left of a stream: held-out documents into ``val.bin``, the others into shards.
+
+    done: how far the stream was read; it is updated, and saved whenever a shard is full.
+    """
+
+    def __init__(self, done: Progress, directory: Path, folder: ShardFolder, tokenizer: Tokenizer, settings: Pretrain):
+        self.done, self.directory, self.folder = done, directory, folder
+        self.tokenizer, self.settings = tokenizer, settings
+        dtype = token_dtype(tokenizer.vocab_size)
+        self.cutter = ShardCutter(settings.shard_tokens, dtype, done.next, done.piece)
+        self.total = sum(own.tokens for own in done.train)  # training tokens
+        self.room = True  # for the current held-out document
+
+    def write(self) -> TextCounts:
+        """Write all of it, or as much as the settings ask for."""
+        with TokenWriter(self.directory, self.tokenizer, {"val": self.done.val}) as val:
+            self._read(val)
+        self._keep(self.cutter.rest())
+        done, exclusion = self.done, self.done.index.exclusion
+        return TextCounts(
+            documents={"train": sum(own.documents for own in done.train)} | val.documents,
+            tokens={"train": self.total} | val.tokens,
+            bytes={"train": sum(own.bytes for own in done.train)} | val.bytes,
+            sources={
+                source.name: SourceCounts(
+                    source.share, done.train[at].counts(), done.held_out[at].counts(), done.excluded[at].pieces
+                )
+                for at, source in enumerate(done.index.sources)
+            },
+            excluded=Excluded(len(exclusion), sum(own.pieces for own in done.excluded)) if exclusion else None,
+        )
+
+    def _read(self, val: TokenWriter) -> None:
+        with progress("reading the stream", None, unit="characters") as advance:
+            for read in self.done.reads():
+                piece = read.piece
+                advance(len(piece.text))
+                if not piece.times:
+                    self.done.excluded[read.source].add(piece, 0)
+                elif piece.split == "val":
+                    self._hold_out(read, val)
+                else:
+                    self._train_on(read, val)
+                    if self.total == self.settings.stream_tokens:
+                        return
+        self._keep(self.cutter.add(None, train_ids(None, self.tokenizer)))
+        self.total += 1
+
+    def _hold_out(self, read: Read, val: TokenWriter) -> None:
+        before = val.tokens["val"]
+        if read.piece.begins:
+            self.room = before < self.settings.val_tokens
+            self.done.unused += not self.room
+        if self.room:
+            val.add("val", read.piece.text, read.piece.begins)
+            self.done.held_out[read.source].add(read.piece, val.tokens["val"] - before)
+
+    def _train_on(self, read: Read, val: TokenWriter) -> None:
+        done, limit = self.done, self.settings.stream_tokens
+        ids = train_ids(read, self.tokenizer)[: limit - self.total if limit else None]
+        full = len(done.index.shards)
+        self._keep(self.cutter.add(read, ids))
+        if len(done.index.shards) > full:
+            done.next, done.val = self.cutter.place, val.save("val")
+            done.piece = Place(read.source, read.state, self.cutter.begun.skip - len(ids))
+            done.pieces = read.number
+            write_json(self.directory / PROGRESS, done.to_json())
+        done.train[read.source].add(read.piece, len(ids))
+        self.total += len(ids)
+
+    def _keep(self, shards: Iterable[tuple[Place, np.ndarray]]) -> None:
+        """Add shards to the index, and write those for which there is room on the disk."""
+        known = self.done.index.shards
+        for place, ids in shards:
+            if self.folder.bytes() + ids.nbytes <= self.folder.most_bytes:
+                self.folder.write(len(known), ids)
+            known.append(Shard(place, len(ids), hashlib.sha256(ids.tobytes()).hexdigest()))
 
 
 def _stopped(directory: Path, inputs: str, dtype: np.dtype) -> Progress | None:
