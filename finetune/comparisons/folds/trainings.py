@@ -10,6 +10,7 @@ from finetune.comparisons.folds.page import verdict
 from finetune.comparisons.folds.results import FoldsComparison, FoldTraining, OverFolds
 from finetune.comparisons.results import Basis
 from finetune.console import say
+from finetune.errors import counted
 from finetune.evaluation.aims import choose_rule
 from finetune.evaluation.baseline import tfidf_logistic
 from finetune.evaluation.calibration import fit_temperature, softmax
@@ -66,7 +67,7 @@ def cross_validate(recipe: Recipe, run: Run, reads: tuple[str, ...]) -> FoldsRes
     metric = "f1_macro" if positive is None else "f1"
     results, scores, others = [], [], []
     for fold in range(count):
-        say(f"[{fold + 1}/{count}] fold {fold + 1}: {int((folds == fold).sum()):,} rows")
+        say(f"[{fold + 1}/{count}] fold {fold + 1}: {counted(int((folds == fold).sum()), 'row')}")
         found = _fit_once(recipe, run, rows, folds, fold, reads)
         y = rows.examples.targets[folds == fold]
         results.append(found)

@@ -10,7 +10,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import PlainSerializer
 
-from finetune.errors import DataError, listed
+from finetune.errors import DataError, counted, listed
 from finetune.files import sha256_tree
 from finetune.recipe import Recipe
 from finetune.records import DataOrigin, PreparedRow, Record
@@ -360,7 +360,7 @@ def take_several(source: LabelledTexts, several: SeveralLabels | None) -> None:
     held = f"{several}; " if several else "no row has several; "
     source.notes.append(
         f"labels in column {source.label_column!r}: {held}{len(labels):,} labels, {counts.mean():.2f} per "
-        f"row on average, at most {counts.max()}, none in {(counts == 0).sum():,} rows"
+        f"row on average, at most {counts.max()}; {counted(int((counts == 0).sum()), 'row')} without a label"
     )
 
 
