@@ -322,6 +322,7 @@ def verdict(evaluation: TagEvaluation) -> str:
         metric, METRIC_NAMES[metric]
     )
     sentences = [f"{what} on held-out sentences: {metric_text(headline, metric)}."]
+    advice = ": use the baseline, add training data, or start from a larger model"
     for own in evaluation.baselines:
         difference = own.differences[metric]
         size, p = points(metric, difference.known_value()) or 0.0, difference.p()
@@ -332,10 +333,8 @@ def verdict(evaluation: TagEvaluation) -> str:
         elif size > 0:
             sentences.append(f"{shown}; the model is better by {size:.1f} points ({p_text(p)}).")
         else:
-            sentences.append(
-                f"{shown}; the baseline is better by {-size:.1f} points ({p_text(p)}): use the baseline, "
-                "add training data, or start from a larger model."
-            )
+            sentences.append(f"{shown}; the baseline is better by {-size:.1f} points ({p_text(p)}){advice}.")
+            advice = ""  # once is enough
     unseen = evaluation.known[0].unseen
     if unseen.value is not None:
         sentences.append(
