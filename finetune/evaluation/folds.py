@@ -42,14 +42,15 @@ def assign_folds(labels: list[str], groups: np.ndarray, count: int, seed: int) -
     return folds
 
 
-def mean_over_folds(values: ArrayLike, n: int) -> Metric:
+def mean_over_folds(values: ArrayLike, n: int, name: str = "") -> Metric:
     """The mean of the folds' values (K,) with its 95 % interval, corrected for the overlap of the training rows.
 
     Nadeau and Bengio 2003 (Machine Learning 52, equation 9): the variance of the mean is (1/K + test/train) s^2, with
     test/train = 1/(K - 1) rows, and Student's t with K - 1 degrees of freedom. n: rows that were predicted.
+    name: the metric's, for its range.
     """
     mean, half, _ = _corrected(values)
-    return Metric(mean, mean - half, mean + half, n)
+    return Metric.around(mean, half, n, name)
 
 
 def difference_over_folds(one: ArrayLike, other: ArrayLike, n: int) -> Difference:

@@ -85,7 +85,7 @@ def cross_validate(recipe: Recipe, run: Run, reads: tuple[str, ...]) -> FoldsRes
 
     def over_folds(found: list[dict[str, float]]) -> dict[str, OverFolds]:
         columns = {name: [own[name] for own in found] for name in found[0]}
-        return {name: OverFolds(mean_over_folds(values, n), values) for name, values in columns.items()}
+        return {name: OverFolds(mean_over_folds(values, n, name), values) for name, values in columns.items()}
 
     model, baseline = over_folds(scores), over_folds(others)
     comparison = FoldsComparison(

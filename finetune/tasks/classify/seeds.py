@@ -47,7 +47,7 @@ def train_seeds(task: LabelledTask[Any], recipe: Recipe, run: Run, first: Labell
     values = {name: [found[name].value for found in results] for name in first.metrics}
     n = first.headline.n
     metrics = {
-        name: over_seeds([value for value in own if value is not None], n)
+        name: over_seeds([value for value in own if value is not None], n, name)
         for name, own in values.items()
         if None not in own
     }
