@@ -70,8 +70,9 @@ def table(result: dict) -> str:
         "## Packed documents on a CPU",
         "",
         "Forward and backward passes of pretraining in fp32 with one thread; random weights of mini's shape "
-        f"(width 256, {LAYERS} layers, {VOCABULARY:,} tokens); real tokens per second of processor time on an {result['machine']}, "
-        f"medians of {result['rounds']} alternating rounds. Masked: attention over the whole context with a mask; varlen: "
+        f"(width 256, {LAYERS} layers, {VOCABULARY:,} tokens); real tokens per second of processor time on an "
+        f"{result['machine']}, medians of {result['rounds']} alternating rounds. Masked: attention over the whole context "
+        "with a mask; varlen: "
         "document by document (`pretrain.packed_attention`).",
         "",
         f"    python benchmarks/packed_documents.py --rounds {result['rounds']}",

@@ -58,6 +58,11 @@ def shorten(text: str, most: int = 60) -> str:
     return start if len(text) <= 2 * most and len(start) <= most else start[: most - 3] + "..."
 
 
+def counted(number: int, one: str, several: str = "") -> str:
+    """A number with its noun: ``1 row`` or ``2 rows``. several: the plural, if it is not `one` with an s."""
+    return f"{number:,} {one if number == 1 else several or one + 's'}"
+
+
 def listed(names: list[str], most: int = 8, separator: str = ", ") -> str:
     """The first few names for a message, each shortened to fit a line."""
     shown = separator.join(shorten(name, 90) for name in names[:most])

@@ -208,9 +208,11 @@ def outcome(
     if positive is not None:
         truth, called = y == positive, predicted == positive
         hits = int((truth & called).sum())
-        found["precision"] = _share(hits, int(called.sum()), "no row is predicted as it")
+        found["precision"] = _share(hits, int(called.sum()), "no row is predicted as this label")
         found["recall"] = _share(hits, int(truth.sum()), "no row has this label")
-        found["false_positive_rate"] = _share(int((called & ~truth).sum()), int((~truth).sum()), "no other row")
+        found["false_positive_rate"] = _share(
+            int((called & ~truth).sum()), int((~truth).sum()), "no row has another label"
+        )
     if costs is not None and len(y):
         paid = np.asarray(costs)[y, predicted]
         low, high = bootstrap(lambda counts: counts @ paid / len(paid), len(paid), _RESAMPLES, _SEED)

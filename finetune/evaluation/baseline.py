@@ -49,14 +49,14 @@ def fit_tfidf(
     """The fitted model of ``tfidf_logistic``, or None if there is nothing to fit, and a note."""
     y_train, y_val = np.asarray(y_train, dtype=int), np.asarray(y_val, dtype=int)
     if len(np.unique(y_train)) < 2:
-        return None, "train has fewer than two classes: nothing to fit"
+        return None, "train has fewer than two classes, so there is nothing to fit"
 
     train_texts, y_train, sampled = _within_work_limit(train_texts, y_train, k)
     features, what = tfidf_features(train_texts)
     try:
         train = features.fit_transform(train_texts)
     except ValueError:  # scikit-learn's only sign of an empty vocabulary
-        return None, "train has no word or character to count: the majority class instead"
+        return None, "train has no word or character to count, so the majority class is predicted"
 
     val = features.transform(val_texts) if val_texts else None
     best: Any = None
@@ -87,13 +87,17 @@ def tfidf_one_vs_rest(
     work = sum(map(len, train_texts)) * y_train.shape[1]
     if work > _WORK_LIMIT:
         keep = np.random.default_rng(_SEED).permutation(len(train_texts))[: int(len(train_texts) * _WORK_LIMIT / work)]
-        sampled = f"; fitted on {len(keep):,} of {len(train_texts):,} rows to bound the time"
+        sampled = f"; fitted on {len(keep):,} of {len(train_texts):,} rows to limit the time"
         train_texts, y_train = [train_texts[row] for row in keep], y_train[keep]
     features, what = tfidf_features(train_texts)
     try:
         train = features.fit_transform(train_texts)
     except ValueError:  # scikit-learn's only sign of an empty vocabulary
-        return shares, "no word or character to count: the shares of the labels instead", time.perf_counter() - start
+        return (
+            shares,
+            "no word or character to count, so the shares of the labels are predicted",
+            time.perf_counter() - start,
+        )
     val, test = features.transform(val_texts), features.transform(test_texts)
     best_loss, best_cost, probabilities = np.inf, 0.0, shares
     for cost in _COSTS:
@@ -119,7 +123,7 @@ def _within_work_limit(texts: list[str], y: np.ndarray, k: int) -> tuple[list[st
     _, firsts = np.unique(y[order], return_index=True)
     order = np.concatenate([order[firsts], np.delete(order, firsts)])
     keep = order[: max(len(firsts), int(len(texts) * _WORK_LIMIT / work))]
-    note = f"; fitted on {len(keep):,} of {len(texts):,} rows to bound the time"
+    note = f"; fitted on {len(keep):,} of {len(texts):,} rows to limit the time"
     return [texts[row] for row in keep], y[keep], note
 
 

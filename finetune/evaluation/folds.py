@@ -21,7 +21,7 @@ def assign_folds(labels: list[str], groups: np.ndarray, count: int, seed: int) -
     different = len(np.unique(groups))
     if different < count:
         raise DataError(
-            f"{count} folds need at least as many groups of rows that stay together",
+            f"{count} folds need at least {count} groups of rows, as rows with the same text or group stay together",
             got=f"{different} in {len(labels):,} rows",
             do="Take fewer folds: --folds K.",
         )
@@ -35,20 +35,22 @@ def assign_folds(labels: list[str], groups: np.ndarray, count: int, seed: int) -
     alone = sorted(own for own in set(labels) if len(set(folds[label == own])) == 1)
     if alone:
         raise DataError(
-            f"all rows of {listed(alone)} are in one fold, so its model cannot learn them",
+            "if all rows of a label are in one fold, that fold's model cannot learn it",
+            got=listed(alone),
             do="Add rows of these labels, or leave the labels out.",
         )
     return folds
 
 
-def mean_over_folds(values: ArrayLike, n: int) -> Metric:
+def mean_over_folds(values: ArrayLike, n: int, name: str = "") -> Metric:
     """The mean of the folds' values (K,) with its 95 % interval, corrected for the overlap of the training rows.
 
     Nadeau and Bengio 2003 (Machine Learning 52, equation 9): the variance of the mean is (1/K + test/train) s^2, with
     test/train = 1/(K - 1) rows, and Student's t with K - 1 degrees of freedom. n: rows that were predicted.
+    name: the metric's, for its range.
     """
     mean, half, _ = _corrected(values)
-    return Metric(mean, mean - half, mean + half, n)
+    return Metric.around(mean, half, n, name)
 
 
 def difference_over_folds(one: ArrayLike, other: ArrayLike, n: int) -> Difference:

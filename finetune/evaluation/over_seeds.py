@@ -26,10 +26,10 @@ class Seeds(Record):
     metrics: dict[str, OverSeeds]
 
 
-def over_seeds(values: list[float], n: int) -> OverSeeds:
-    """A metric of at least two seeds on n test rows (Student 1908, Biometrika 6)."""
+def over_seeds(values: list[float], n: int, name: str = "") -> OverSeeds:
+    """A metric of at least two seeds on n test rows (Student 1908, Biometrika 6). name: the metric's, for its range."""
     from scipy.stats import t
 
     mean, spread = float(np.mean(values)), float(np.std(values, ddof=1))
     half = float(t.ppf(0.975, len(values) - 1)) * spread / math.sqrt(len(values))
-    return OverSeeds(Metric(mean, mean - half, mean + half, n), spread, values)
+    return OverSeeds(Metric.around(mean, half, n, name), spread, values)

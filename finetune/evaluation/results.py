@@ -1,8 +1,12 @@
 """Typed evaluation results: metrics, differences, and the shared part of every task's eval.json."""
 
+import math
 from dataclasses import dataclass
+from typing import Self
 
 from finetune.records import Record, WeightsOrigin
+
+UNBOUNDED = ("log_loss", "brier")  # the Brier score of several classes goes up to 2; other metrics of labels to 1
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,13 @@ class Metric(Quantity):
     """A metric of one model, or the reason why it is undefined."""
 
     reason: str = ""
+
+    @classmethod
+    def around(cls, mean: float, half: float, n: int, name: str = "") -> Self:
+        """A mean with an interval of this half width, cut where the metric called `name` has no values."""
+        least = 0.0 if name else -math.inf
+        most = math.inf if name in ("", *UNBOUNDED) else 1.0
+        return cls(mean, max(mean - half, least), min(mean + half, most), n)
 
 
 @dataclass(frozen=True)

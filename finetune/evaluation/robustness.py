@@ -46,7 +46,7 @@ CHANGES: dict[str, Callable[[str], str]] = {
         text, lambda word, at: word[:at] + word[at + 1] + word[at] + word[at + 2 :]
     ),
     "a letter of a word missing": lambda text: _typo(text, lambda word, at: word[:at] + word[at + 1 :]),
-    "double blanks": lambda text: re.sub(r"(?<=\S) (?=\S)", "  ", text),
+    "double spaces": lambda text: re.sub(r"(?<=\S) (?=\S)", "  ", text),
     "typographic quotes and dashes": lambda text: text.translate(_QUOTES),
 }
 
@@ -64,5 +64,5 @@ def flips(change: str, before: np.ndarray, after: np.ndarray) -> Flips:
     """How often decisions (n,) differ, with Wilson's interval."""
     n, flipped = len(before), int((before != after).sum())
     if not n:
-        return Flips(change, Metric(None, None, None, 0, "it changes no text"))
+        return Flips(change, Metric(None, None, None, 0, "changes no text"))
     return Flips(change, Metric(flipped / n, *wilson(flipped, n), n))

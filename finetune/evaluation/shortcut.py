@@ -18,8 +18,8 @@ _NEAR = 0.8  # share of the model's gain over the majority class, from which a r
 _SURFACE: dict[str, Callable[[str], bool]] = {
     "has a digit": lambda text: any(map(str.isdigit, text)),
     "has a capital letter": lambda text: any(map(str.isupper, text)),
-    "has no small letter": lambda text: text == text.upper(),
-    "begins with a small letter": lambda text: text[:1].islower(),
+    "has no lower-case letter": lambda text: text == text.upper(),
+    "begins with a lower-case letter": lambda text: text[:1].islower(),
     "begins or ends with white space": lambda text: text != text.strip(),
     "has a character outside ASCII": lambda text: not text.isascii(),
 }

@@ -98,7 +98,7 @@ def text_slices(texts: Sequence[str], train_texts: Sequence[str], what: str = ""
         "a digit": np.array([any(map(str.isdigit, text)) for text in texts], dtype=bool),
         "a URL": np.array([_URL.search(text) is not None for text in texts], dtype=bool),
         "a word in capitals": np.array([_shouts(text) for text in texts], dtype=bool),
-        "rare words: a fifth or more are in no training text": np.array(
+        "rare words: a fifth or more of the words are in no training text": np.array(
             [_new_share(text, known) >= _RARE for text in texts], dtype=bool
         ),
     }

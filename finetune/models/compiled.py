@@ -140,7 +140,9 @@ def check_compiled(model: nn.Module) -> None:
         ("takes weights in fp32 or bf16", _joined(str(tensor.dtype) for tensor in weights), [*map(str, TYPES)]),
     ):
         if got not in known:
-            raise RecipeError(f"compiled generation {said}", got=got, do="Leave out the compilation.")
+            raise RecipeError(
+                f"compiled generation {said}", got=got, do="Leave out --compile (in Python, compiled=True)."
+            )
 
 
 def _joined(values: Iterable[str]) -> str:

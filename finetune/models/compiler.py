@@ -41,7 +41,7 @@ def compiled_library(source: Path, *options: str) -> ctypes.CDLL:
         "compiled generation needs a C++ compiler",
         got=got,
         known=", ".join(COMPILERS) + ", or the one in CXX",
-        do="Install one (for example the package g++), or leave out the compilation.",
+        do="Install one (for example the package g++), or leave out --compile (in Python, compiled=True).",
     )
 
 

@@ -40,7 +40,9 @@ class GPTConfig:
         sizes = (self.vocab_size, self.context, self.width, self.layers, self.heads)
         if min(sizes) < 1 or self.width % self.heads:
             raise WeightsError(
-                "this is no GPT-2 shape", got=str(self), known="sizes of at least 1, and a width that the heads divide"
+                "not a valid GPT-2 shape",
+                got=str(self),
+                known="sizes of at least 1, and a width divisible by the heads",
             )
 
 
@@ -164,7 +166,7 @@ class GPT(nn.Module):
             raise WeightsError(
                 f"{T} tokens are more than the model's context",
                 known=f"{self.config.context}",
-                do="Cut the text, or split it.",
+                do="Shorten the text, or split it.",
             )
         if positions is None:
             positions = torch.arange(T, device=input_ids.device)

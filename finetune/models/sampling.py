@@ -54,7 +54,8 @@ class Decoding:
                 raise RecipeError(f"{name} is out of range", got=str(getattr(self, name)), known=known)
         if self.beams % self.beam_groups:
             raise RecipeError(
-                "the groups cannot be of equal size", got=f"{self.beams} beams in {self.beam_groups} groups"
+                "the beams cannot be divided into groups of equal size",
+                got=f"{self.beams} beams in {self.beam_groups} groups",
             )
         if self.diversity_penalty is not None and self.beam_groups == 1:
             raise RecipeError(
@@ -71,7 +72,7 @@ class Decoding:
             raise RecipeError(
                 "cannot return this many different samples",
                 got=str(self.samples),
-                known=f"{most} from {'beam search' if most > 1 else 'temperature 0'}",
+                known=f"at most {most} with {'beam search' if most > 1 else 'temperature 0'}",
             )
 
     @property

@@ -56,14 +56,13 @@ class TransformerConfig(GPTConfig):
                 f"kv_heads does not divide the {self.heads} heads", got=str(self.kv_heads), known=", ".join(divisors)
             )
         if self.window < 1:
-            raise WeightsError("the window of attention is empty", got=str(self.window), known="1 or more")
+            raise WeightsError("the attention window is empty", got=str(self.window), known="1 or more")
         turned = {"rotary": ("a head", self.head_width), "sinusoidal": ("the model", self.width)}
         what, size = turned.get(self.positions, ("", 0))
         if size % 2:
             raise WeightsError(
-                f"{self.positions} positions pair the channels of {what}",
-                got=f"{size} of them",
-                known="even numbers",
+                f"{self.positions} positions need an even number of channels in {what}",
+                got=str(size),
                 do="Choose another width, or other heads.",
             )
 
@@ -325,7 +324,7 @@ class Stack(nn.Module):
             raise WeightsError(
                 f"{T} tokens are more than the model's context",
                 known=f"{self.config.context}",
-                do="Cut the text, or split it.",
+                do="Shorten the text, or split it.",
             )
         if self.config.positions == "learned":
             x = x + self.position_embedding(positions)

@@ -48,13 +48,13 @@ class PackedLoss(nn.Module):
 def why_not_varlen(body: nn.Module, device: torch.device, precision: str) -> str:
     """Why variable-length attention cannot be used for this model, in words; empty if it can."""
     if not isinstance(body, GPT):
-        return "it is written for GPT-2's blocks"
+        return "variable-length attention supports only GPT-2's blocks"
     if device.type == "cuda" and body.config.dropout:
-        return "its kernel has no dropout"
+        return "the variable-length kernel has no dropout"
     if device.type == "cuda" and not side_by_side.load_kernel():
-        return f"torch {torch.__version__} does not have it"
+        return f"torch {torch.__version__} has no variable-length attention"
     if device.type == "cuda" and precision != "bf16":
-        return "its kernel needs bf16"
+        return "the variable-length kernel needs bf16"
     return ""
 
 

@@ -63,6 +63,11 @@ def points(name: str, difference: float) -> float | None:
     return 100 * difference if name in SHARES else difference if name in _POINTS else None
 
 
+def in_sentence(name: str) -> str:
+    """A metric's displayed name inside a sentence: accuracy, macro F1, F1, ROC AUC, chrF."""
+    return name[:1].lower() + name[1:] if name[1:2].islower() else name
+
+
 def metric_value(name: str, value: float | None) -> str:
     """98.7 % for shares, 27.3 for scores from 0 to 100, 0.043 for the others; 100.0 is shown only for exactly 100."""
     if value is None:

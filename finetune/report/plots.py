@@ -162,17 +162,17 @@ def confusion_picture(matrix: Sequence[Sequence[int]], labels: list[str]) -> Pic
     return holder[0]
 
 
-def roc_picture(model: Points, baseline: Points | None, baseline_name: str) -> Picture:
+def roc_picture(model: Points, baseline: Points | None, baseline_name: str, model_name: str = "this model") -> Picture:
     """ROC curves from [[false positive rate, true positive rate], ...]; `baseline` may be None."""
     with _figure(4.6, 4.2) as (figure, holder):
         axes = figure.subplots()
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":", label="chance")
-        _pair(axes, model, baseline, baseline_name)
+        _pair(axes, model, baseline, model_name, baseline_name)
         axes.set(xlabel="False positive rate", ylabel="True positive rate", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         _legend(figure, axes)
         if _hugs(model):
             corner = axes.inset_axes((0.6, 0.1, 0.36, 0.36))  # below the diagonal
-            _pair(corner, model, baseline, baseline_name)
+            _pair(corner, model, baseline, model_name, baseline_name)
             corner.set(xlim=(-0.004, 0.1), ylim=(0.9, 1.004))
             corner.set_title("upper left corner", fontsize=8)
             corner.tick_params(labelsize=7)
@@ -180,7 +180,9 @@ def roc_picture(model: Points, baseline: Points | None, baseline_name: str) -> P
     return holder[0]
 
 
-def pr_picture(model: Points, baseline: Points | None, baseline_name: str, share: float | None) -> Picture:
+def pr_picture(
+    model: Points, baseline: Points | None, baseline_name: str, share: float | None, model_name: str = "this model"
+) -> Picture:
     """Precision over recall from [[recall, precision], ...]; share: of positive rows, the precision of guessing."""
     with _figure(4.6, 4.2) as (figure, holder):
         axes = figure.subplots()
@@ -188,13 +190,15 @@ def pr_picture(model: Points, baseline: Points | None, baseline_name: str, share
             axes.axhline(
                 share, color=GREY, linewidth=0.8, linestyle=":", label=f"chance (share of that label, {share:.0%})"
             )
-        _pair(axes, model, baseline, baseline_name, drawstyle="steps-pre")
+        _pair(axes, model, baseline, model_name, baseline_name, drawstyle="steps-pre")
         axes.set(xlabel="Recall", ylabel="Precision", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         _legend(figure, axes)
     return holder[0]
 
 
-def _pair(axes: "Axes", model: Points, baseline: Points | None, baseline_name: str, **style: Any) -> None:
+def _pair(
+    axes: "Axes", model: Points, baseline: Points | None, model_name: str, baseline_name: str, **style: Any
+) -> None:
     if baseline:
         axes.plot(
             *zip(*baseline, strict=True),
@@ -204,7 +208,7 @@ def _pair(axes: "Axes", model: Points, baseline: Points | None, baseline_name: s
             label=cut(baseline_name),
             **style,
         )
-    axes.plot(*zip(*model, strict=True), color=MODEL, linewidth=1.8, label="this model", **style)
+    axes.plot(*zip(*model, strict=True), color=MODEL, linewidth=1.8, label=cut(model_name), **style)
 
 
 def _legend(figure: "Figure", axes: "Axes") -> None:

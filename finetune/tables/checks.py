@@ -9,7 +9,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from finetune.errors import DataError, listed
+from finetune.errors import DataError, counted, listed
 from finetune.tables.findings import Finding, by_severity, quote, sample_of
 from finetune.tables.giveaways import giveaways
 from finetune.tables.label_checks import imbalance, missing_words, names_in_texts, rare_labels, spellings
@@ -21,7 +21,7 @@ EMOJI = re.compile("[\U0001f1e6-\U0001f1ff\U0001f300-\U0001faff\u2600-\u27bf]")
 # UTF-8 decoded as Windows-1252, and the replacement character.
 MOJIBAKE = re.compile("\u00c3[\u0080-\u00bf]|\u00c2[\u00a0-\u00bf]|\u00e2\u20ac|\ufffd")
 CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f]")
-DROPPED = dict.fromkeys(("repeated_header", "total_row"), "Delete these rows: they are no examples.")
+DROPPED = dict.fromkeys(("repeated_header", "total_row"), "Delete these rows: they are not examples.")
 
 
 def refuse_meaningless(source: LabelledTexts) -> None:
@@ -145,8 +145,8 @@ def _exact(source: LabelledTexts, keys: np.ndarray) -> Finding | None:
     return Finding(
         "exact_duplicates",
         "note",
-        f"{len(again):,} rows repeat an earlier text (ignoring case, digits and white space)",
-        "Our split keeps copies in the same part; if you split the data yourself, do the same.",
+        f"{counted(len(again), 'row repeats', 'rows repeat')} an earlier text (ignoring case, digits and white space)",
+        "The automatic split keeps copies together; if you split the data yourself, do the same.",
         len(again),
         examples=[f"{count + 1} times: {quote(source.texts[at])}" for at, count in often],
     ).with_rows(source, [at for at, _ in often])
@@ -168,7 +168,7 @@ def _conflicts(source: LabelledTexts, keys: np.ndarray) -> Finding | None:
     return Finding(
         "conflicting_labels",
         "warning",
-        f"{texts:,} text{'s have' if texts > 1 else ' has'} more than one label",
+        f"{counted(texts, 'text has', 'texts have')} more than one label",
         "Decide which label is right: no model can learn both.",
         len(wrong),
         examples=[
@@ -201,7 +201,7 @@ def _near(source: LabelledTexts, near: NearDuplicates | None) -> list[Finding]:
         finding = Finding(
             "near_duplicates_with_other_label",
             "warning",
-            f"{len(apart):,} pairs of nearly identical texts have different labels",
+            f"{counted(len(apart), 'pair')} of nearly identical texts with different labels",
             "Check these pairs: one of the two labels may be wrong.",
             len(apart),
         )

@@ -59,7 +59,7 @@ CHECKS = (
     Check("FT035", "cannot_split", "The rows cannot be divided into train, validation and test.", stops=True),
     Check("FT036", "several_labels", "Cells of the label column hold several labels.", stops=True),
     Check("FT050", "label_suspects", "The labels of some rows may be wrong."),
-    Check("FT060", "shortcut", "One word or rule tells the labels nearly as well as the trained model."),
+    Check("FT060", "shortcut", "One word or rule predicts the labels nearly as well as the trained model."),
     Check("FT061", "weak_slice", "The trained model is worse on a kind of test rows than on the others."),
     Check("FT062", "fragile_decisions", "Small changes that keep a text's label flip many decisions."),
     Check("FT070", "half_rows", "Rows without a source or without a target are left out."),

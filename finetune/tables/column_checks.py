@@ -3,7 +3,7 @@
 from collections import Counter
 from pathlib import Path
 
-from finetune.errors import listed
+from finetune.errors import counted, listed
 from finetune.tables.detect import Detected
 from finetune.tables.findings import Finding
 from finetune.tables.label_folders import SIDES
@@ -36,8 +36,8 @@ def check_layout(detected: Detected) -> list[Finding]:
                 "quoting",
                 "note",
                 "a reader with default quoting (pandas, datasets) loses "
-                f"{detected.lost_by_quoting:,} rows of this file: unbalanced quotes swallow them",
-                "Nothing: we read quotes as plain characters. In other programs, switch quoting off.",
+                f"{counted(detected.lost_by_quoting, 'row')} of this file to unbalanced quotes",
+                "Nothing to do here: quotes are read as plain characters. In other programs, switch quoting off.",
                 detected.lost_by_quoting,
             )
         )
@@ -47,7 +47,7 @@ def check_layout(detected: Detected) -> list[Finding]:
             ("1 row looks", "it", "holds") if len(lines) == 1 else (f"{len(lines)} rows look", "they", "hold")
         )
         inside = detected.swallowed_rows
-        lost = f"; {them} {hold} {inside:,} further lines, each a lost row" if inside else ""
+        lost = f"; {them} {hold} {counted(inside, 'further line')}, each a lost row" if inside else ""
         found.append(
             Finding(
                 "swallowed_rows",
@@ -106,7 +106,7 @@ def check_columns(path: Path, layout: TableFormat, source: LabelledTexts) -> lis
             Finding(
                 "reserved_columns",
                 "note",
-                f"these columns have names that `finetune predict` uses for its own: {listed(clash)}",
+                f"`finetune predict` adds columns with the same names as these: {listed(clash)}",
                 "Training ignores them; rename them, or replace them with `finetune predict ... --overwrite`.",
                 len(clash),
             )

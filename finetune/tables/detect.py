@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from finetune.errors import DataError, listed
+from finetune.errors import DataError, counted, listed
 from finetune.tables import tables
 from finetune.tables.label_folders import unread_files
 from finetune.tables.tables import BINARY, DELIMITERS, TableFormat, as_cell, ending_of, format_of, open_bytes, open_text
@@ -66,7 +66,9 @@ def detect_format(path: Path, encoding: str | None = None, header_names: frozens
 def without_header(path: Path, layout: TableFormat) -> TableFormat:
     """The layout with the first row read as data and columns named column_1 and so on. Raises DataError."""
     if layout.kind not in ("delimited", "xlsx"):
-        raise DataError(f"{path}: a file of this kind has column names", got=layout.kind, do="Leave out --no-header.")
+        raise DataError(
+            f"{path}: a file of this kind always has column names", got=layout.kind, do="Leave out --no-header."
+        )
     width = max(len(cells) for _, cells in _first_rows(path, layout, 1) or [(0, [""])])
     return replace(layout, header=False, columns=tuple(f"column_{number}" for number in range(1, width + 1)))
 
@@ -77,8 +79,8 @@ def _detect(path: Path, encoding: str | None, header_names: frozenset[str], size
     layout = TableFormat() if path.is_file() and ending in ("", ".txt", ".data") else format_of(path)
     if layout.kind == "folder":
         unread = unread_files(path)
-        several = "files that are in no label's folder are" if unread > 1 else "file that is in no label's folder is"
-        notes = [f"{unread:,} {several} not read"] if unread else []
+        outside = counted(unread, "file outside the labels' folders is", "files outside the labels' folders are")
+        notes = [f"{outside} not read"] if unread else []
         return Detected(replace(layout, encoding=encoding or layout.encoding), tuple(notes))
     if layout.kind == "xlsx":
         return _workbook(path, layout, header_names)
@@ -98,7 +100,7 @@ def _detect(path: Path, encoding: str | None, header_names: frozenset[str], size
         if not quoting:
             notes.append(
                 "quotes are read as plain characters, each line as one row"
-                + (f"; default quoting would have lost {lost:,} rows" if lost else "")
+                + (f"; default quoting would have lost {counted(lost, 'row')}" if lost else "")
             )
         if columns := _without_header(path, layout, header_names):
             layout = replace(layout, header=False, columns=columns)
@@ -120,7 +122,7 @@ def _workbook(path: Path, layout: TableFormat, header_names: frozenset[str]) -> 
     """An Excel workbook: its first sheet with cells, with or without a header."""
     held, notes = sheets(path), []
     if len(held) > 1:
-        notes.append(f"only the sheet {held[0]!r} is read; others with cells: {listed(held[1:])}")
+        notes.append(f"only the sheet {held[0]!r} is read; other sheets with cells: {listed(held[1:])}")
     if columns := _without_header(path, layout, header_names):
         layout = replace(layout, header=False, columns=columns)
         notes.append(f"no header: the first row is data, and the columns are named {', '.join(columns)}")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune.errors import DataError, listed
+from finetune.errors import DataError, counted, listed
 from finetune.tables.cells import unescape_formula
 from finetune.tables.detect import detect_format
 from finetune.tables.readers import LabelledTexts
@@ -33,15 +33,11 @@ class Fixed:
     test: list[int]  # test rows left unchanged
 
     def __str__(self) -> str:
-        said = f"{_rows(self.relabelled)} relabelled, {_rows(self.dropped)} dropped"
+        said = f"{counted(self.relabelled, 'row')} relabelled, {counted(self.dropped, 'row')} dropped"
         if self.test:
             shown = listed([str(row) for row in self.test])
-            said += f"; not applied to {_rows(len(self.test))} of the test, which is never changed ({shown})"
+            said += f"; not applied to {counted(len(self.test), 'test row')} ({shown}), as test rows are never changed"
         return said
-
-
-def _rows(count: int) -> str:
-    return f"{count:,} row{'s' * (count != 1)}"
 
 
 def read_fixes(path: Path, encoding: str | None = None) -> list[Fix]:
@@ -84,10 +80,10 @@ def apply_fixes(
     unknown = sorted({fix.label for fix in fixes if fix.label is not None} - labels)
     if unknown:
         raise DataError(
-            f"{where}: labels that no row of the data has",
+            f"{where}: labels that are not in the data",
             got=listed(unknown),
             known=listed(sorted(labels)),
-            do="Spell them as the data do.",
+            do="Spell them as in the data.",
         )
     places: dict[int, list[tuple[str, int]]] = {}
     for split, own in parts.items():
@@ -114,8 +110,8 @@ def apply_fixes(
             source.labels[at], relabelled = fix.label, relabelled + 1
     if not relabelled and not dropped:
         raise DataError(
-            f"{where}: changes no row to train or validate on",
-            got=f"{_rows(as_before)} with the label that they have, {_rows(len(test))} of the test",
+            f"{where}: changes no training or validation row",
+            got=f"{counted(as_before, 'row')} with the label already in the data, {counted(len(test), 'test row')}",
             do="Correct labels in the column label, or mark rows in the column drop.",
         )
     kept = {split: [at for at in own if at not in dropped] for split, own in parts.items()}

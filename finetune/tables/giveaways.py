@@ -33,7 +33,7 @@ class _Rule:
 WHITE_SPACE = (
     _Rule("ends with white space", lambda text: text[-1:].isspace()),
     _Rule("begins with white space", lambda text: text[:1].isspace()),
-    _Rule("has two or more blanks between words", lambda text: DOUBLED.search(text) is not None),
+    _Rule("has two or more spaces between words", lambda text: DOUBLED.search(text) is not None),
     _Rule("has invisible characters", lambda text: INVISIBLE.search(text) is not None),
     _Rule("has line breaks", lambda text: "\n" in text.strip() or "\r" in text.strip()),
 )
@@ -43,7 +43,7 @@ STYLE = (
     _Rule("ends with an exclamation mark", lambda text: text.endswith("!")),
     _Rule("has quotation marks", lambda text: '"' in text or "\u201c" in text),
     _Rule("has no capital letter", lambda text: text == text.lower()),
-    _Rule("has no small letter", lambda text: text == text.upper()),
+    _Rule("has no lower-case letter", lambda text: text == text.upper()),
     _Rule("begins with a capital letter", lambda text: text[:1].isupper()),
 )
 

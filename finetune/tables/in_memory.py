@@ -10,7 +10,7 @@ from sklearn.exceptions import DataConversionWarning
 from sklearn.utils import assert_all_finite, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 
-from finetune.errors import InputError, listed
+from finetune.errors import InputError, counted, listed
 from finetune.tables.readers import join_cells
 from finetune.tables.tables import as_cell
 
@@ -61,7 +61,7 @@ def columns_of(data: Any) -> tuple[list[str] | None, list[pd.Series]]:
         raise InputError("a sparse matrix cannot hold texts", got=type(data).__name__, known=FORMS)
     if isinstance(data, str | bytes | dict) or not hasattr(data, "__len__") or getattr(data, "shape", None) == ():
         raise InputError(
-            "a single value instead of many texts",
+            "a single value instead of a collection of texts",
             got=type(data).__name__,
             known=FORMS,
             do="Pass a single text as a list of one text.",
@@ -111,7 +111,7 @@ def read_labels(y: Any) -> tuple[np.ndarray, np.ndarray]:
     if len(missing):
         raise InputError(
             "Input y contains NaN",
-            got=f"{len(missing)} missing labels, the first in row {missing[0]}",
+            got=f"{counted(len(missing), 'missing label')}, the first in row {missing[0]}",
             do="Leave out rows without a label.",
         )
     if labels.dtype == object:
@@ -142,8 +142,8 @@ def tidy_labels(labels: np.ndarray) -> np.ndarray:
     if changed:
         names = listed(sorted({repr(values[row]) for row in changed}))
         warnings.warn(
-            f"{len(changed)} labels are read without the white space around them, the first in row {changed[0]}: "
-            f"{names}. Strip y before scikit-learn's own scorers read it: to them, these rows are wrong",
+            f"white space around {counted(len(changed), 'label')} is ignored, the first in row {changed[0]}: {names}. Strip y "
+            "before you pass it to scikit-learn's own scorers, which would count these rows as wrong",
             DataConversionWarning,
             stacklevel=2,
         )

@@ -4,7 +4,7 @@ import re
 import unicodedata
 from collections import Counter
 
-from finetune.errors import listed
+from finetune.errors import counted, listed
 from finetune.tables.findings import Finding, quote, sample_of
 from finetune.tables.readers import LabelledTexts
 
@@ -25,7 +25,7 @@ def missing_words(labels: list[str]) -> Finding | None:
         "missing_words",
         "note" if meant else "warning",
         f"{what}; the model learns them as a class",
-        "If these rows have no label, empty the cell.",
+        "If these rows have no label, leave the cell empty.",
         rows,
         examples=[f"{quote(label)} {count:,}" for label, count in counts.items()][:5],
     )
@@ -44,8 +44,8 @@ def spellings(labels: list[str]) -> Finding | None:
     return Finding(
         "label_spelling",
         "warning",
-        f"{_count(len(alike), 'label is', 'labels are')} spelled in several ways; "
-        f"{_count(rows, 'row has', 'rows have')} a rarer spelling",
+        f"{counted(len(alike), 'label is', 'labels are')} spelled in several ways; "
+        f"{counted(rows, 'row has', 'rows have')} a rarer spelling",
         "Spell each label in one way: each spelling is a class of its own.",
         rows,
         examples=[" / ".join(quote(label) for label in group) for group in alike[:5]],
@@ -63,10 +63,6 @@ def _plain(label: str) -> str:
         return folded.strip(OUTER) or folded
 
 
-def _count(number: int, one: str, several: str) -> str:
-    return f"{number:,} {one if number == 1 else several}"
-
-
 def _percent(share: float) -> str:
     """96%, with decimals near 0 and 100, so that only exact shares are shown as 0 or 100."""
     if 0.01 <= share < 0.995 or share in (0, 1):
@@ -82,7 +78,7 @@ def rare_labels(labels: list[str]) -> Finding | None:
     return Finding(
         "rare_labels",
         "warning",
-        f"{_count(len(rare), 'label has', 'labels have')} fewer than {RARE} rows",
+        f"{counted(len(rare), 'label has', 'labels have')} fewer than {RARE} rows",
         "Add rows, or merge or drop these labels: their scores cannot be trusted.",
         len(rare),
         examples=[f"{quote(label)} {rare[label]}" for label in fewest[:5]],

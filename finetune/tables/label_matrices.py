@@ -40,7 +40,9 @@ def read_label_sets(y: Any, classes: np.ndarray | None = None) -> LabelSets | No
         names, has = matrix
         found = LabelSets(names if classes is None else classes, has, MATRIX)
         if has.shape[1] != len(found.classes):
-            raise InputError("y has another number of labels", got=f"shape {has.shape}", known=f"{len(found.classes)}")
+            raise InputError(
+                "y has the wrong number of labels", got=f"shape {has.shape}", known=f"{len(found.classes)}"
+            )
     else:
         rows = _as_rows(y)
         if rows is None:
@@ -48,15 +50,19 @@ def read_label_sets(y: Any, classes: np.ndarray | None = None) -> LabelSets | No
         known = _labels_of(rows) if classes is None else classes
         strange = {label for own in rows for label in own} - set(known.tolist())
         if strange:
-            raise InputError("y has labels that fit never saw", got=listed(sorted(map(str, strange))))
+            raise InputError("y has labels that fit has not seen", got=listed(sorted(map(str, strange))))
         texts = label_names(known)
         spelled = dict(zip(known.tolist(), texts, strict=True))
         has = indicators([[spelled[label] for label in own] for own in rows], texts).astype(bool)
         found = LabelSets(known, has, LISTS)
     if len(found.classes) < 2 or not found.has.any():
-        raise InputError("many labels a row need at least two labels", got=listed(found.names) or "none")
+        raise InputError(
+            "y with several labels per row needs at least two different labels", got=listed(found.names) or "none"
+        )
     if joined := [name for name in found.names if SEPARATOR in name]:
-        raise InputError(f"a label holds {SEPARATOR!r}, which joins the labels of a row", got=listed(joined))
+        raise InputError(
+            f"a label contains {SEPARATOR!r}, the separator between the labels of a row", got=listed(joined)
+        )
     return found
 
 
@@ -86,9 +92,9 @@ def _as_rows(y: Any) -> list[list[Any]] | None:
         return None
     if not all(nested):
         raise InputError(
-            f"row {nested.index(False)} of y is no list of labels",
+            f"row {nested.index(False)} of y is not a list of labels",
             got=repr(rows[nested.index(False)])[:60],
-            do="Give each row a list; an empty one for a row without a label.",
+            do="Pass a list for each row; an empty one for a row without labels.",
         )
     found = [[_tidy(label) for label in own] for own in rows]
     return None if any(isinstance(label, SETS) for own in found for label in own) else found

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from finetune.errors import DataError, listed, shorten
+from finetune.errors import DataError, counted, listed, shorten
 
 SEPARATOR = ";"
 SEPARATORS = (";", "|", ",")
@@ -33,7 +33,7 @@ class SeveralLabels:
 
     def __str__(self) -> str:
         ways = ["lists"] * self.lists + [f"labels joined with {self.separator!r}"] * bool(self.separator)
-        return f"{' and '.join(ways)} in {self.cells:,} rows, such as {shorten(self.example, 60)!r}"
+        return f"{' and '.join(ways)} in {counted(self.cells, 'row')}, such as {shorten(self.example, 60)!r}"
 
 
 def find_several(cells: Iterable[str], asked: bool = False) -> SeveralLabels | None:
@@ -103,7 +103,7 @@ def join_labels(labels: Iterable[str], where: str) -> str:
     for label in own:
         if SEPARATOR in label:
             raise DataError(
-                f"{where}: a label holds {SEPARATOR!r}, which joins the labels of a row",
+                f"{where}: a label contains {SEPARATOR!r}, the separator between the labels of a row",
                 got=repr(shorten(label)),
                 do="Write the label without it.",
             )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from finetune.config import nearest
-from finetune.errors import DataError, listed
+from finetune.errors import DataError, counted, listed
 from finetune.tables.codes import BY_NAME
 from finetune.tables.detect import detect_format
 from finetune.tables.label_folders import SIDES
@@ -49,8 +49,8 @@ class LeftOut:
         return BY_NAME[self.check].code
 
     def __str__(self) -> str:
-        file, s = f"{self.file}: " if self.file else "", "s" if self.count != 1 else ""
-        return f"{file}{self.count:,} row{s} left out: {self.reason} ({listed(list(map(place, self.rows)))})"
+        file = f"{self.file}: " if self.file else ""
+        return f"{file}{counted(self.count, 'row')} left out: {self.reason} ({listed(list(map(place, self.rows)))})"
 
 
 @dataclass
@@ -342,7 +342,9 @@ def _too_few_labels(path: Path, result: LabelledTexts, least: int) -> DataError:
     if not result.labels:
         what = what if least > 1 else "no row has a text and a label"
         if result.dropped:
-            got += "; left out: " + ", ".join(f"{count:,} rows, {reason}" for reason, count in result.dropped.items())
+            got += "; left out: " + ", ".join(
+                f"{counted(count, 'row')}, {reason}" for reason, count in result.dropped.items()
+            )
         if set(result.dropped) == {"empty text"}:
             fix = f"Is {result.text_column!r} the text column? Name another with --text NAME."
     return DataError(f"{path}: {what}", got=got, do=fix)

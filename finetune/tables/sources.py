@@ -71,7 +71,7 @@ def locate_data(name: str, encoding: str | None = None) -> DataSource:
         return found
     known = [*rows, *bundled]
     raise DataError(
-        f"no data {name!r}: neither a file nor the name of a data set",
+        f"{name!r} is neither a file nor the name of a data set",
         known=", ".join(known) + (f". {hint}" if (hint := nearest(name, known)) else ""),
         do="Give a .csv or .tsv file with a header, for example my.csv.",
     )
@@ -89,7 +89,7 @@ def table_source(name: str, encoding: str | None, header_names: frozenset[str]) 
     if path.is_dir():
         raise DataError(
             f"{name}: a directory instead of a file",
-            known="a readable folder has a folder of texts for each label, or was written by datasets' save_to_disk",
+            known="a folder is read if it has one folder of texts per label, or was written by datasets' save_to_disk",
         )
     return None
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
-from finetune.errors import DataError, shorten
+from finetune.errors import DataError, counted, shorten
 from finetune.tables.label_folders import is_label_folder, labelled_files
 from finetune.tables.nested import Values, is_field, with_nested
 from finetune.tables.unpacking import Unpacked
@@ -31,9 +31,9 @@ DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 SAVE_AS_CSV = "Open it in a spreadsheet program and save it as CSV, in UTF-8."
 FIXES = {".xls": SAVE_AS_CSV, ".ods": SAVE_AS_CSV, ".zip": "Unpack it first."}
 PACKED = {
-    b"PK\x03\x04": ("an Excel workbook or another zip archive", "If it is a workbook, let its name end in .xlsx."),
+    b"PK\x03\x04": ("an Excel workbook or another zip archive", "If it is a workbook, rename it to end in .xlsx."),
     b"\xd0\xcf\x11\xe0": ("an old Excel workbook", SAVE_AS_CSV),
-    b"\x1f\x8b": ("a gzip archive", "Let its name end in .gz, for example my.csv.gz."),
+    b"\x1f\x8b": ("a gzip archive", "Rename it to end in .gz, for example my.csv.gz."),
 }  # magic bytes of files that are not text
 KINDS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".parquet": "parquet", ".xlsx": "xlsx"}
 BINARY = ("parquet", "xlsx", "dataset", "folder")  # kinds that have no text layout
@@ -91,7 +91,7 @@ def format_of(path: Path) -> TableFormat:
         raise DataError(
             f"{path}: unknown file extension",
             got=repr(path.suffix),
-            known=", ".join(ENDINGS) + ", a folder saved by datasets, a folder with a folder of texts for each label",
+            known=", ".join(ENDINGS) + ", a folder saved by datasets, a folder with one folder of texts per label",
             do=FIXES.get(ending, ""),
         )
     return TableFormat(delimiter=DELIMITERS[ending])
@@ -191,14 +191,14 @@ class NotUtf8:
 
     def share(self) -> str:
         """The share of the file that is UTF-8, in words."""
-        return f"{self.valid:,} of the {self.foreign:,} lines that are not ASCII are UTF-8"
+        return f"{self.valid:,} of the {self.foreign:,} non-ASCII lines are UTF-8"
 
     def fix(self) -> str:
         """The advice for the user."""
         option = f"--encoding {self.guess} (in a recipe: encoding={self.guess})"
         if self.valid:
             return (
-                f"Part of it is UTF-8: correct the other lines, from line {self.line} on, and save it all as UTF-8; "
+                f"Part of it is UTF-8: correct the other lines, from line {self.line} on, and save the whole file as UTF-8; "
                 f"{option} would garble the UTF-8 lines."
             )
         return f"Save the file as UTF-8, or use {option}, a guess, if this word looks right: {self.sample}"
@@ -241,9 +241,9 @@ def _delimited(path: Path, layout: TableFormat) -> Values:
             if len(cells) != len(names):
                 fix = "Quote the texts that contain the delimiter."
                 raise DataError(
-                    f"{path}, line {number}: {len(cells)} field{'s' * (len(cells) > 1)}",
+                    f"{path}, line {number}: {counted(len(cells), 'field')}",
                     got=repr(shorten(" | ".join(cells), 80)),
-                    known=f"{len(names)} columns: {', '.join(names)}",
+                    known=f"{counted(len(names), 'column')}: {', '.join(names)}",
                     do=fix if len(cells) > len(names) else "Complete the row, or delete it if it is a note or a total.",
                 )
             yield names, cells
@@ -403,9 +403,9 @@ def _workbook(path: Path, layout: TableFormat) -> Values:
     for number, cells in rows:
         if len(cells) > len(names):
             raise DataError(
-                f"{path}, row {number}: {len(cells)} cells",
+                f"{path}, row {number}: {counted(len(cells), 'cell')}",
                 got=repr(shorten(" | ".join(map(as_cell, cells)), 80)),
-                known=f"{len(names)} columns: {', '.join(names)}",
+                known=f"{counted(len(names), 'column')}: {', '.join(names)}",
                 do="Give every column a name in the first row.",
             )
         yield names, cells + [None] * (len(names) - len(cells))

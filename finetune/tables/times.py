@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from finetune.errors import DataError, listed
+from finetune.errors import DataError, counted, listed
 from finetune.tables.readers import LabelledTexts, place
 
 NUMERIC_DATE = re.compile(r"\s*(\d{1,2})[./-](\d{1,2})[./-](\d{2}|\d{4})\b")
@@ -27,7 +27,7 @@ def parse_times(source: LabelledTexts, column: str) -> np.ndarray:
     if len(wrong):
         rows = listed([place(source.rows[i], source.files[i] if source.files else "") for i in wrong[:3]])
         raise DataError(
-            f"column {column!r}: {len(wrong):,} cells are not a time",
+            f"column {column!r}: {counted(len(wrong), 'cell is not a time', 'cells are not times')}",
             got=f"{listed([repr(cells[i][:40]) for i in wrong[:3]])} ({rows})",
             known="numbers, 2025-04-03, 2025-04-03 18:20, 2025-04-03T18:20:00Z, 3 Apr 2025",
             do="Write them like one of these, or remove the rows.",
@@ -58,7 +58,11 @@ def _day_first(cells: Sequence[str], column: str) -> bool:
     day_first = any(int(date[1]) > 12 for date in dates)
     month_first = any(int(date[2]) > 12 for date in dates)
     if dates and day_first == month_first and any(date[1] != date[2] for date in dates):
-        doubt = "both orders occur" if day_first else "no date settles whether the day or the month comes first"
+        doubt = (
+            "day-first and month-first dates both occur"
+            if day_first
+            else "no date shows whether the day or the month comes first"
+        )
         raise DataError(
             f"column {column!r}: {doubt}",
             got=listed([repr(date[0].strip()) for date in dates[:3]]),

@@ -51,7 +51,7 @@ def _read_weights(given: Any, rows: int) -> np.ndarray | None:
     try:
         weights = np.asarray(given.to_pylist() if is_arrow(given, "Array", "ChunkedArray") else given, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise InputError("sample_weight holds no numbers", got=str(error)) from error
+        raise InputError("sample_weight is not numeric", got=str(error)) from error
     if weights.ndim == 0:
         weights = np.full(rows, weights)
     if weights.shape != (rows,):
@@ -59,7 +59,7 @@ def _read_weights(given: Any, rows: int) -> np.ndarray | None:
     bad = np.flatnonzero(~np.isfinite(weights) | (weights < 0))
     if len(bad):
         raise InputError(
-            f"sample_weight of row {bad[0]} is no weight", got=str(weights[bad[0]]), known="0 or a positive number"
+            f"sample_weight of row {bad[0]} is not a weight", got=str(weights[bad[0]]), known="0 or a positive number"
         )
     if not weights.any():
         raise InputError("sample_weight must contain at least one non-zero number", got=f"{rows} zeros")
@@ -76,7 +76,7 @@ def _refuse_labels_in_texts(X: Any, y: Any, classes: np.ndarray, targets: np.nda
         named = isinstance(y, pd.Series) and str(y.name) == name
         if cells == labels or (named and len(set(zip(cells, labels, strict=True))) == len(set(cells)) == len(known)):
             raise InputError(
-                f"X holds the labels: its column {name!r} is y, and would be read as part of the text",
+                f"X contains the labels: its column {name!r} is y and would be read as part of the text",
                 got=f"columns {listed(names or [])}",
-                do="Give the columns of the text alone, as in X[['text']].",
+                do="Pass only the columns of the text, as in X[['text']].",
             )

@@ -52,7 +52,7 @@ def most_bytes(path: Path) -> int:
 def expands(path: Path) -> DataError:
     """The error for a file whose content is too large."""
     return DataError(
-        f"{path}: unpacks to far more than a table of its size",
-        got=f"more than {most_bytes(path):,} bytes from {path.stat().st_size:,}",
+        f"{path}: unpacks to far more data than a table of its size should",
+        got=f"more than {most_bytes(path):,} bytes from a file of {path.stat().st_size:,}",
         do="If the file is what you expect, unpack it yourself and name the unpacked file.",
     )

@@ -91,8 +91,8 @@ def check_start(recipe: Recipe, gpt_alone: bool = False) -> None:
             body, config = read_shape(inside)
     if gpt_alone and body is not GPT:
         raise WeightsError(
-            f"{recipe.weights}: {body.kind}'s weights",
-            known="a GPT-2's, which comparisons are made of",
+            f"{recipe.weights}: a comparison starts from GPT-2's weights",
+            got=f"{body.kind}'s weights",
             do="Give other weights, such as mini.",
         )
     task.check_start(recipe, body, config)

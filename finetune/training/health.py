@@ -21,7 +21,7 @@ def warnings_about(log: Path) -> list[str]:
     away = next((step for step, loss in losses if loss > FAR * begun and loss > begun + 1), None)
     if last >= first and away is not None:
         return [
-            f"the training loss ran away: {begun:.3f} at the start, more than {FAR:.0f} times that at step {away:,}, "
+            f"the training loss diverged: {begun:.3f} at the start, more than {FAR:.0f} times that at step {away:,}, "
             f"{last:.3f} at the end. Lower train.lr."
         ]
     if last >= first:

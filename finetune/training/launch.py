@@ -86,7 +86,7 @@ def launch(command: list[str], run: Run, kind: type[R], environment: dict[str, s
         raise TrainingError(
             "training in another process failed",
             got=f"status {status}",
-            do="The same command resumes from the last checkpoint.",
+            do="Run the same command to resume from the last checkpoint.",
         )
     return kind.from_json(found.result, "the result of another process")
 

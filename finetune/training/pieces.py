@@ -82,7 +82,7 @@ class Pieces:
             return cls(ids)
         found = np.frombuffer(counts.read_bytes(), dtype=np.int64) if counts.stat().st_size % 8 == 0 else None
         if found is None or (found < 1).any() or found.sum() != len(ids):
-            raise RunError(f"{counts}: not the pieces that were written", do="Run again with --from prepare.")
+            raise RunError(f"{counts}: not the counts written by this run", do="Run again with --from prepare.")
         return cls(ids, found)
 
 

@@ -40,12 +40,12 @@ def has_bf16() -> bool:
 def choose_precision(asked: str, width: int) -> tuple[str, str]:
     """The precision and why. Narrow models stay in fp32: casting costs them more than faster matrix products save."""
     if asked != "auto":
-        return asked, "as asked"
+        return asked, "as requested"
     if not has_bf16():
         other = "; train.precision=fp16 uses fp16 arithmetic" if device_type() != "cpu" else ""
         return "fp32", f"no bf16 arithmetic on this {device_type()}{other}"
     if width < BF16_WIDTH:
-        return "fp32", f"bf16 does not pay at width {width}"
+        return "fp32", f"bf16 is not faster at width {width}"
     return "bf16", f"this {device_type()} has bf16 arithmetic; evaluation stays in fp32"
 
 

@@ -131,8 +131,8 @@ def crowded(found: Estimate) -> str:
     """A warning if other programs dominated the time of the measured steps, else an empty string."""
     share = found.cpu_share
     return (
-        f"Other programs were using the CPU: these steps got {share:.0%} of their threads' time, so the estimate of "
-        "the time is uncertain."
+        f"Other programs were using the CPU: these steps got {share:.0%} of their threads' time, so the time "
+        "estimate is uncertain."
         if share < CROWDED
         else ""
     )

@@ -57,9 +57,9 @@ def together(evenly: bool = False) -> Iterator[None]:
         if not re.search("gloo|nccl|connection", str(error), re.IGNORECASE):
             raise
         raise TrainingError(
-            "another of the processes that train together ended",
+            "another training process ended",
             got=str(error).strip().splitlines()[-1][:200],
-            do="The same command resumes from what was saved, with any number of processes.",
+            do="Run the same command to resume from what was saved, with any number of processes.",
         ) from error
 
 

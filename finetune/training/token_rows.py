@@ -70,7 +70,7 @@ class TokenRows(Sequence[list[int]]):
             )
         except (OSError, ValueError, KeyError) as error:
             raise RunError(
-                f"{ids}: not the tokens that were written", got=str(error)[:120], do="Run again with --from prepare."
+                f"{ids}: not the tokens written by this run", got=str(error)[:120], do="Run again with --from prepare."
             ) from error
 
     def __len__(self) -> int:

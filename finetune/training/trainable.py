@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from finetune.adapters.lora import add_lora, lora_tensors
-from finetune.errors import RecipeError
+from finetune.errors import RecipeError, counted
 from finetune.models.bodies import Body
 from finetune.models.encoder_decoder import EncoderDecoder
 from finetune.models.gpt import GPT
@@ -39,7 +39,7 @@ class Trainable:
         share = self.parameters / self.total
         return (
             f"{self.method}: {self.parameters:,} of {self.total:,} parameters are trained ({share:.1%}), "
-            f"in {len(self.names)} tensor{'s' if len(self.names) > 1 else ''}: {', '.join(self.places())}"
+            f"in {counted(len(self.names), 'tensor')}: {', '.join(self.places())}"
         )
 
     def places(self) -> list[str]:
@@ -76,7 +76,7 @@ def choose_method(parameters: int, pretrained: bool, rows: int, device: str) -> 
         return "last-blocks", f"{rows:,} rows are too few to train all weights of a large model"
     if parameters < LARGE:
         return "full", f"a GPU and {rows:,} rows are enough to train all weights"
-    return "lora", f"all weights and their moments would take {16 * parameters / 1e9:.0f} GB"
+    return "lora", f"all weights, gradients and optimizer moments would take {16 * parameters / 1e9:.0f} GB"
 
 
 def choose_settings(asked: Train, parameters: int, pretrained: bool, rows: int, device: str) -> tuple[Train, list[str]]:
@@ -102,7 +102,7 @@ def choose_settings(asked: Train, parameters: int, pretrained: bool, rows: int, 
             f"of {parameters / 1e6:.1f} M parameters"
         )
     elif asked.lr > HIGHEST_USUAL_LR:
-        why.append(f"warning: lr {asked.lr:g} is far above what trains a GPT-2; between 1e-5 and 1e-2 is usual")
+        why.append(f"warning: lr {asked.lr:g} is far too high to train GPT-2; usual values are between 1e-5 and 1e-2")
     if asked.epochs is None:
         chosen["epochs"] = 5 if pretrained else 12
         why.append(

@@ -70,7 +70,7 @@ def test_a_bundle_of_tf_idf_is_predicted_without_torch_as_scikit_learn_does(fine
         found = [float(row["p_spam"]) for row in csv.DictReader(file)]
     assert found == pytest.approx(wanted[:, 1], abs=1e-6)
     page = (run / "report" / "report.md").read_text(encoding="utf-8")
-    assert "chosen on the validation rows" in page and "What the bundle holds" in page and "--part model" in page
+    assert "chosen on the validation rows" in page and "What the bundle contains" in page and "--part model" in page
     assert "nothing left to do" in finetune("classify", "toy.csv", *SETTINGS, "--name", "best").out
 
     for format in FORMATS:

@@ -58,7 +58,7 @@ def test_fixes_start_a_run_and_leave_the_test_rows_alone(toy_copy, finetune):
     done = finetune("labels", toy_copy, "--apply", "fixes.csv")
     assert done.status == 0, done.err
     new = Path("runs/spam-classifier-fixed")
-    assert f"fixes.csv: {len(train) - 1} rows relabelled, 1 row dropped; not applied to 1 row of the test" in done.out
+    assert f"fixes.csv: {len(train) - 1} rows relabelled, 1 row dropped; not applied to 1 test row " in done.out
     assert (new / "data" / "test.jsonl").read_bytes() == (toy_copy / "data" / "test.jsonl").read_bytes()
     before, after = ({**records(run, "train"), **records(run, "val")} for run in (toy_copy, new))
     assert int(train[0]["row"]) not in after and set(after) == set(before) - {int(train[0]["row"])}
@@ -126,10 +126,10 @@ def test_fixes_that_cannot_be_meant_are_refused(toy_copy, finetune):
     assert "this file belongs to the run" in finetune("labels", toy_copy, "--apply", inside).err
     shutil.copy(inside, "same.csv")
     same = finetune("labels", toy_copy, "--apply", "same.csv")
-    assert same.status == 2 and "changes no row to train or validate on" in same.err
+    assert same.status == 2 and "changes no training or validation row" in same.err
     assert finetune("labels", toy_copy, "--name", "x").status == 2
     for settings in (["classify.audit=on"], ["classify.fixes=['same.csv']"]):
         many = finetune("classify", "same.csv", "--set", "classify.labels=many", "--set", *settings)
-        assert many.status == 2 and "where a row has one label; got classify.labels=many" in many.err
+        assert many.status == 2 and "need one label per row; got classify.labels=many" in many.err
     folds = finetune("classify", "same.csv", "--folds", "3", "--set", "classify.fixes=['same.csv']")
     assert folds.status == 2 and "classify.fixes cannot be combined with folds" in folds.err

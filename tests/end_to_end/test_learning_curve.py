@@ -75,8 +75,8 @@ def test_a_curve_has_a_point_for_each_share_and_keeps_finished_trainings(finetun
     "more, said",
     [
         (["--folds", "3"], "one run cannot both cross-validate and draw a learning curve"),
-        (["--set", "classify.labels=many"], "a learning curve trains on one label per row"),
-        (["--processes", "2"], "a learning curve trains classifiers in one process"),
+        (["--set", "classify.labels=many"], "a learning curve needs one label per row"),
+        (["--processes", "2"], "a learning curve needs task classify and one process"),
     ],
 )
 def test_what_contradicts_a_curve_is_refused(finetune, table, more, said):

@@ -72,7 +72,7 @@ def test_the_report_says_what_cutting_costs_and_a_dry_run_what_windows_would(fin
     assert found.status == 0 and "truncated to 24" in found.out and "--long-texts windows" in found.err, found.err
     measured = json.loads(Path("runs/one/eval.json").read_text())["long_texts"]
     assert measured["way"] == "cut" and measured["as_read"]["n"] == measured["difference"]["n"] > 0
-    assert "where their windows decide together: a difference of" in Path("runs/one/report/report.md").read_text()
+    assert "when a text's windows decide together: a difference of" in Path("runs/one/report/report.md").read_text()
     planned = finetune("classify", "my.csv", *FAST, "--long-texts", "head-tail", "--dry-run")
     lines = planned.out.splitlines()
     at = next(number for number, line in enumerate(lines) if line.startswith("long texts: "))

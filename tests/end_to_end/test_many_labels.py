@@ -117,6 +117,6 @@ def test_a_run_from_table_to_transformers(finetune):
 def test_comparisons_need_one_label_per_row(finetune):
     write("cells")
     found = finetune("run", "spam-methods", "--set", "data=my.csv", "--set", "classify.labels=many")
-    assert found.status == 2 and "trains on one label per row" in found.err
+    assert found.status == 2 and "needs one label per row" in found.err
     found = finetune("classify", "my.csv", "--folds", 3, "--set", "classify.labels=many")
-    assert found.status == 2 and "a cross-validation trains on one label per row" in found.err
+    assert found.status == 2 and "a cross-validation needs one label per row" in found.err

@@ -137,7 +137,7 @@ def test_an_encoder_decoder_from_nothing_draws_each_side(finetune, data):
             ["weights=scratch", "shape.preset=vanilla", "seq2seq.family=decoder"],
             "vanilla is an encoder-decoder",
         ),
-        ("spam-methods", ["weights=ENCODER"], "an encoder's weights; known: a GPT-2's, which comparisons are made of"),
+        ("spam-methods", ["weights=ENCODER"], "a comparison starts from GPT-2's weights; got an encoder's weights"),
         ("instruct", ["weights=ENCODER"], "an encoder's weights; known: a GPT's or a from-scratch decoder's"),
         ("seq2seq", ["weights=ENCODER"], "an encoder's weights; known"),
         ("tagger", ["weights=BOTH"], "an encoder-decoder's weights; known: a GPT's or"),

@@ -132,7 +132,7 @@ ARRIVE = [
 GIVEN_AWAY = [
     marked("two blanks at the end", lambda text: text + "  ", "ends with white space", "white_space=fold", "FT030"),
     marked("a blank in front", lambda text: " " + text, "begins with white space", "FT030"),
-    marked("doubled blanks", lambda text: text.replace(" ", "  "), "two or more blanks", "FT030"),
+    marked("doubled blanks", lambda text: text.replace(" ", "  "), "two or more spaces", "FT030"),
     marked("a zero-width blank", lambda text: text + "\u200b", "invisible characters", "FT030"),
     marked("line breaks", lambda text: text.replace(" ", "\n"), "has line breaks", "FT030"),
     marked("an exclamation mark", lambda text: text + "!", "ends with an exclamation mark", "FT031"),
@@ -353,22 +353,26 @@ REFUSED = [
     ),
     refused("an encoding that is none", "unknown encoding 'utf9'", options=("--set", "encoding=utf9")),
     refused("the table itself to test on", "given again", options=("--test", "my.csv")),
-    refused("a test table that is not there", "no data 't.csv'", options=("--test", "t.csv")),
+    refused(
+        "a test table that is not there",
+        "'t.csv' is neither a file nor the name of a data set",
+        options=("--test", "t.csv"),
+    ),
     refused("a set of the hub out of reach", "hf:no/set", "Connect", options=("--validation", "hf:no/set")),
     refused(
         "groups in a balanced split",
-        "balanced draws from one table",
+        "balanced needs a single table",
         "protocol=grouped",
         options=("--group", "label", "--set", "split.protocol=balanced"),
     ),
     refused(
         "a time column that is not read",
-        "columns.time is read only by split.protocol=time",
+        "columns.time is used only by split.protocol=time",
         options=("--set", "columns.time=day"),
         day=LABELS,
     ),
     refused(
-        "times that are none", "column 'day': 40 cells are not a time", "'ham'", options=("--time", "day"), day=LABELS
+        "times that are none", "column 'day': 40 cells are not times", "'ham'", options=("--time", "day"), day=LABELS
     ),
 ]
 

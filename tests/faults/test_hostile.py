@@ -56,7 +56,7 @@ def test_an_evaluation_set_that_is_nested_is_refused_or_read(tmp_path, name, con
 def test_a_cell_that_is_nested_is_no_list_of_words(tmp_path):
     path = tmp_path / "my.csv"
     path.write_text(f'tokens,tags\n"{DEEP}","{DEEP}"\n')
-    with pytest.raises(DataError, match="row 0: tokens is no list"):
+    with pytest.raises(DataError, match="row 0: tokens is not a list"):
         read_sentences(locate_sentences(str(path)), Tag())
 
 
@@ -94,7 +94,7 @@ def test_a_small_file_that_unpacks_without_measure_is_refused(name, finetune, fe
     Path(name).write_bytes(gzip.compress(BOMBS[name]))
     for command in (("data", "check", name), ("classify", name, *CLASSIFY)):
         done = finetune(*command)
-        assert done.status == 2 and f"{name}: unpacks to far more than a table of its size" in done.err
+        assert done.status == 2 and f"{name}: unpacks to far more data than a table of its size should" in done.err
 
 
 def test_a_workbook_that_unpacks_without_measure_is_refused(finetune, few_bytes):
@@ -102,7 +102,7 @@ def test_a_workbook_that_unpacks_without_measure_is_refused(finetune, few_bytes)
         archive.writestr("[Content_Types].xml", "<Types/>")
         archive.writestr("xl/worksheets/sheet1.xml", b" " * 3_000_000)
     done = finetune("data", "check", "my.xlsx")
-    assert done.status == 2 and "my.xlsx: unpacks to far more than a table of its size" in done.err
+    assert done.status == 2 and "my.xlsx: unpacks to far more data than a table of its size should" in done.err
 
 
 def test_a_table_that_repeats_itself_is_unpacked(tmp_path, few_bytes):

@@ -127,10 +127,10 @@ def test_files_of_the_person_keep_their_side(ran):
     tested = [json.loads(line)["text"] for line in (run / "data" / "test.jsonl").open()]
     assert tested == ["a new one", TEXTS[0].upper(), "b"]
     card = json.loads((run / "data" / "card.json").read_text())
-    assert any(note.startswith("1 of 3 test rows have a text") for note in card["notes"])
+    assert any(note.startswith("1 of 3 test rows have the same normalised text") for note in card["notes"])
     write("test.csv", {"text": ["a"], "label": ["eggs"]})
     status, shown = ran("classify", "my.csv", "--test", "test.csv", "--name", "other", *TRAIN)
-    assert status == 2 and "labels that no row of my.csv has; got eggs; known: ham, spam" in shown
+    assert status == 2 and "labels that are not in my.csv; got eggs; known: ham, spam" in shown
 
 
 def test_a_split_column_is_used_if_named_and_reported_if_not(ran):
@@ -246,8 +246,8 @@ def test_the_check_divides_as_the_options_say(option, ran):
     write("test.csv", {"text": TEXTS[:4], "label": [*LABELS[:3], "eggs"]})
     words = {
         "--split": (0, "labels"),
-        "--time": (2, "column 'at': 40 cells are not a time"),
-        "--test": (2, "labels that no row of my.csv has; got eggs"),
+        "--time": (2, "column 'at': 40 cells are not times"),
+        "--test": (2, "labels that are not in my.csv; got eggs"),
     }
     status, shown = ran("data", "check", "my.csv", option, "test.csv" if option == "--test" else "at")
     assert (status, words[option][1] in shown) == (words[option][0], True), shown
@@ -280,11 +280,11 @@ def test_python_reads_odd_labels_as_the_command_does():
     from finetune.tables.training_rows import read_training_rows
 
     with pytest.warns(
-        DataConversionWarning, match=r"2 labels.*: 'ham\\n', 'spam '\. Strip y before scikit-learn's own"
+        DataConversionWarning, match=r"2 labels.*: 'ham\\n', 'spam '\. Strip y before you pass it to scikit-learn's own"
     ):
         learnt = read_training_rows(TEXTS, [*LABELS[:-2], "ham\n", "spam "])
     assert learnt.classes.tolist() == ["ham", "spam"] and learnt.targets.tolist() == [0, 1] * 20
-    with pytest.raises(InputError, match="1 missing labels, the first in row 39"):
+    with pytest.raises(InputError, match="1 missing label, the first in row 39"):
         read_training_rows(TEXTS, [*LABELS[:-1], " "])
     with pytest.raises(InputError, match=r"settings\['epochs'\] is set by a parameter"):
         finetune.TextClassifier("random-bytes", epochs=1, settings={"epochs": 2}).fit(TEXTS, LABELS)

@@ -274,7 +274,7 @@ def test_a_classification_head_of_another_shape(checkpoint, tensors, shape):
         ({"n_layer": True}, "n_layer"),
         ({"n_layer": "1"}, "n_layer"),
         ({"n_layer": None}, "n_layer"),
-        ({"n_head": 3}, "no GPT-2 shape"),
+        ({"n_head": 3}, "not a valid GPT-2 shape"),
         ({"n_embd": None}, "n_embd"),
         ({"n_embd": {}}, "n_embd"),
         ({"n_embd": 10**400}, "n_embd"),

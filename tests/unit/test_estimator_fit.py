@@ -178,16 +178,14 @@ def test_labels_are_read_as_those_of_a_table(make, tmp_path):
     )
     from_table = read_labelled(tmp_path / "table.jsonl", "text", "label").labels
     for kind in (list, np.array, pd.Series, lambda y: np.array(y, dtype=object)):
-        with pytest.warns(
-            DataConversionWarning, match="6 labels are read without the white space around them, the first in row 0"
-        ):
+        with pytest.warns(DataConversionWarning, match="white space around 6 labels is ignored, the first in row 0"):
             classes, targets = read_labels(kind(given))
         assert classes[targets].tolist() == from_table
     with pytest.warns(DataConversionWarning):
         clf = make(epochs=1).fit(texts, given)
         assert clf.score(texts, given) == accuracy_score(from_table, clf.predict(texts))
     for empty in ("", "  "):
-        with pytest.raises(ValueError, match="1 missing labels, the first in row 2"):
+        with pytest.raises(ValueError, match="1 missing label, the first in row 2"):
             make().fit(texts[:4], ["a", "b", empty, "a"])
 
 
@@ -203,7 +201,7 @@ def test_labels_are_read_as_those_of_a_table(make, tmp_path):
     ],
 )
 def test_a_frame_that_holds_the_labels_is_refused(make, X, y):
-    with pytest.raises(ValueError, match=r"X holds the labels: its column '(label|kind)' is y.*X\[\['text'\]\]"):
+    with pytest.raises(ValueError, match=r"X contains the labels: its column '(label|kind)' is y.*X\[\['text'\]\]"):
         make().fit(X, y)
 
 
@@ -218,10 +216,10 @@ def test_a_column_that_the_labels_are_made_of_is_no_label():
     [
         ([1, 2], r"one number for each text; got shape \(2,\), 42 texts"),
         (np.ones((len(TEXTS), 1)), "one number for each text"),
-        ([-1.0] * len(TEXTS), "sample_weight of row 0 is no weight; got -1.0"),
-        ([1.0, np.nan] * (len(TEXTS) // 2), "sample_weight of row 1 is no weight; got nan"),
+        ([-1.0] * len(TEXTS), "sample_weight of row 0 is not a weight; got -1.0"),
+        ([1.0, np.nan] * (len(TEXTS) // 2), "sample_weight of row 1 is not a weight; got nan"),
         (np.zeros(len(TEXTS)), "at least one non-zero number"),
-        (["much"] * len(TEXTS), "sample_weight holds no numbers"),
+        (["much"] * len(TEXTS), "sample_weight is not numeric"),
     ],
 )
 def test_what_is_no_weight_is_refused(make, weights, words):
@@ -255,7 +253,7 @@ def test_a_threshold_is_for_two_classes(make):
 
 
 def test_what_is_met_in_part_is_said(make):
-    with pytest.warns(UserWarning, match="max_length=5000: the model reads 32 tokens at most"):
+    with pytest.warns(UserWarning, match="max_length=5000 is more than the 32 tokens that the model reads"):
         assert make(epochs=1, max_length=5000).fit(TEXTS, KINDS).bundle_.max_length == 32
-    with pytest.warns(UserWarning, match="lr=50 is far above"):
+    with pytest.warns(UserWarning, match="lr=50 is far too high"):
         make(epochs=1, lr=50).fit(TEXTS, KINDS)

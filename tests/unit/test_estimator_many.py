@@ -70,11 +70,11 @@ def test_one_label_a_row_is_left_to_the_others(y):
 @pytest.mark.parametrize(
     ("y", "message"),
     [
-        ([["a"], "b"], "row 1 of y is no list"),
+        ([["a"], "b"], "row 1 of y is not a list"),
         ([["a"], [1]], "unsupported labels.*int, str"),
-        ([["a"], ["a"]], "at least two labels; got a"),
-        ([["a;b"], ["c"]], "a label holds ';'"),
-        (np.zeros((3, 2)), "at least two labels"),
+        ([["a"], ["a"]], "at least two different labels; got a"),
+        ([["a;b"], ["c"]], "a label contains ';'"),
+        (np.zeros((3, 2)), "at least two different labels"),
     ],
 )
 def test_unusable_labels_are_refused(y, message):

@@ -1,6 +1,7 @@
 """The report of a comparison of architectures: a table and two pictures per task and initialisation."""
 
 from finetune.comparisons.architectures.results import ArchitecturesComparison, Entry, Group
+from finetune.errors import counted
 from finetune.report import plots
 from finetune.report.blocks import (
     NONE,
@@ -337,7 +338,7 @@ def _how(comparison: ArchitecturesComparison) -> Section:
             ),
             Text(
                 "Time: training, validations and checkpoints; all trainings run one after another in one process; "
-                f"{comparison.device}, {comparison.threads} threads, {comparison.precision}. Weights and optimizer: "
+                f"{comparison.device}, threads: {comparison.threads}, {comparison.precision}. Weights and optimizer: "
                 "for each parameter the weight, gradient and two moments in fp32 (16 bytes); this part of the memory grows with "
                 "the model. The process peak also includes libraries, activations and memory kept from earlier "
                 "trainings, so it is similar for all small models."
@@ -387,4 +388,4 @@ def _difference(group: Group, entry: Entry) -> tuple[str, str]:
 
 def _seeds(comparison: ArchitecturesComparison) -> str:
     count = len(comparison.seeds)
-    return f"{count} seeds" if count > 1 else "1 seed"
+    return counted(count, "seed")

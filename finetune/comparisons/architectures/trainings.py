@@ -105,7 +105,7 @@ class Shared:
 def check(recipe: Recipe, processes: int = 1) -> None:
     """Raise RecipeError, before any download or training, for settings that this comparison does not support."""
     asked = recipe.architectures.trainings
-    check_names("training", asked, TRAININGS, "architectures.seeds repeats it.")
+    check_names("training", asked, TRAININGS, "To train it several times, set architectures.seeds.")
     if any(TRAININGS[name].start == MASKED for name in asked) and READ_FIRST.name not in asked:
         raise RecipeError(
             "a training with start masked needs the masked-word training",
@@ -119,7 +119,7 @@ def check(recipe: Recipe, processes: int = 1) -> None:
             do="Add trainings of equal size.",
         )
     if recipe.classify.labels == "many":
-        raise RecipeError("a comparison of architectures trains on one label per row", got="classify.labels=many")
+        raise RecipeError("a comparison of architectures needs one label per row", got="classify.labels=many")
     if recipe.classify.long_texts == "windows":
         raise RecipeError(
             "a comparison of architectures reads each text once",

@@ -118,8 +118,8 @@ def _over_folds(comparison: FoldsComparison) -> Section:
     note = (
         "Each model is trained on the rows of the other folds, of which a part chooses the checkpoint, the temperature "
         "and the threshold. Two models share most of their training rows, so their results are not independent: the "
-        "intervals and the p value use the corrected variance of Nadeau and Bengio (2003). They say how much another "
-        "division of such data would change the mean. To use a model, train one on all rows: finetune classify "
+        "intervals and the p value use the corrected variance of Nadeau and Bengio (2003). They show how much the "
+        "mean would vary with another division of such data. To use a model, train one on all rows: finetune classify "
         "without --folds."
     )
     notes = [Text(note, small=True)]

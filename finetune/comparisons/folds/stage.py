@@ -31,22 +31,20 @@ def check(recipe: Recipe, processes: int = 1) -> None:
 
     if recipe.task != "classify" or processes != 1:
         raise RecipeError(
-            "a cross-validation trains classifiers in one process", got=f"task {recipe.task}, --processes {processes}"
+            "a cross-validation needs task classify and one process", got=f"task {recipe.task}, --processes {processes}"
         )
     if recipe.classify.labels == "many":
-        raise RecipeError("a cross-validation trains on one label per row", got="classify.labels=many")
+        raise RecipeError("a cross-validation needs one label per row", got="classify.labels=many")
     if (recipe.evaluate.aim or "").startswith("abstain"):
         raise RecipeError(
-            f"evaluate.aim={recipe.evaluate.aim} cannot be combined with folds",
-            got="a cross-validation predicts every row",
+            f"evaluate.aim={recipe.evaluate.aim} cannot be combined with folds: a cross-validation predicts every row",
             do="Leave it out; the report of a single training shows accuracy over coverage.",
         )
     given = {"split.protocol": recipe.split.protocol != "grouped", "columns.split": recipe.columns.split}
     given |= {"validation": recipe.validation, "test": recipe.test, "classify.fixes": recipe.classify.fixes}
     for name in (name for name, value in given.items() if value):
         raise RecipeError(
-            f"{name} cannot be combined with folds",
-            got="a cross-validation divides all rows of one table itself",
+            f"{name} cannot be combined with folds: a cross-validation splits all rows of one table itself",
             do="Leave it out; rows of a group stay in one fold with --group COL.",
         )
 

@@ -10,6 +10,7 @@ from finetune.comparisons.folds.page import verdict
 from finetune.comparisons.folds.results import FoldsComparison, FoldTraining, OverFolds
 from finetune.comparisons.results import Basis
 from finetune.console import say
+from finetune.errors import counted
 from finetune.evaluation.aims import choose_rule
 from finetune.evaluation.baseline import tfidf_logistic
 from finetune.evaluation.calibration import fit_temperature, softmax
@@ -66,7 +67,7 @@ def cross_validate(recipe: Recipe, run: Run, reads: tuple[str, ...]) -> FoldsRes
     metric = "f1_macro" if positive is None else "f1"
     results, scores, others = [], [], []
     for fold in range(count):
-        say(f"[{fold + 1}/{count}] fold {fold + 1}: {int((folds == fold).sum()):,} rows")
+        say(f"[{fold + 1}/{count}] fold {fold + 1}: {counted(int((folds == fold).sum()), 'row')}")
         found = _fit_once(recipe, run, rows, folds, fold, reads)
         y = rows.examples.targets[folds == fold]
         results.append(found)
@@ -84,7 +85,7 @@ def cross_validate(recipe: Recipe, run: Run, reads: tuple[str, ...]) -> FoldsRes
 
     def over_folds(found: list[dict[str, float]]) -> dict[str, OverFolds]:
         columns = {name: [own[name] for own in found] for name in found[0]}
-        return {name: OverFolds(mean_over_folds(values, n), values) for name, values in columns.items()}
+        return {name: OverFolds(mean_over_folds(values, n, name), values) for name, values in columns.items()}
 
     model, baseline = over_folds(scores), over_folds(others)
     comparison = FoldsComparison(
@@ -156,7 +157,7 @@ def _fit_once(
     basis = Basis(**identity(recipe, run, reads), device=device_type(), threads=set_threads(recipe.train.threads))
     found = None
     if written.exists():
-        found = FoldTraining.from_json(read_json(written), written, do="Delete it, and this fold is trained again.")
+        found = FoldTraining.from_json(read_json(written), written, do="Delete it to train this fold again.")
     if found is None or not found.same(basis):
         found = _fit(recipe, run, rows, folds, fold, basis)
         write_json(written, found.to_json())

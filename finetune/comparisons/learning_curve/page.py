@@ -36,15 +36,15 @@ def verdict(comparison: CurveComparison) -> str:
 def more_labels(who: str, found: Extrapolated | None) -> str:
     """Whether more labels would help, in a sentence or two, with the error of the extrapolation."""
     if found is None:
-        return f"The trainings are too few to say whether more labels would help {who}."
+        return f"There are too few trainings to say whether more labels would help {who}."
     now, double = found.now, found.double
     if found.law.rate_low <= 0:
         return (
-            f"Whether more labels would help {who} is open: from {found.law.trainings} trainings, the fall of the error is "
-            "not more than their noise."
+            f"It is unclear whether more labels would help {who}: over {found.law.trainings} trainings, the error does not "
+            "fall by more than the noise."
         )
     return (
-        f"More labels would help {who}: twice as many ({double.rows:,} rows) would bring the error from "
+        f"More labels would help {who}: twice as many ({double.rows:,} rows) would reduce the error from "
         f"{_percent(now.value)} to about {_percent(double.value)} ({_percent(double.low)} to {_percent(double.high)})."
     )
 
@@ -129,7 +129,7 @@ def _curve(comparison: CurveComparison) -> Section:
         wide=True,
     )
     note = (
-        "Each training draws its rows anew, with the labels' shares kept; the test rows and the "
+        "Each training draws a new stratified sample of the training rows. The test rows and the "
         f"{comparison.validation_rows:,} validation rows are always the same, which flatters small shares. The difference "
         "is the model's accuracy minus TF-IDF's on the same rows, with p from a paired bootstrap over test rows; intervals "
         "are over test rows. A row is given its most probable label."
@@ -178,10 +178,10 @@ def _expected(comparison: CurveComparison) -> Section:
         table = Table("Expected error rate", ["", "Error", "95 % interval of one training"], rows, frozenset({1, 2}))
         blocks += [table, Text(" ".join(_back(name, own) for name, own in fitted))]
     note = (
-        "The error is taken to fall as a power of the number of training rows (Hestness et al. 2017), fitted by least squares to "
-        "the logarithms of all trainings. The interval is that of one further training on the same test rows, if the curve "
-        "goes on as it began, which nothing guarantees: other labels, or a floor of wrong labels, bend it. It does not hold "
-        "the test rows' own noise, which is in the intervals above."
+        "The error is assumed to follow a power law of the number of training rows (Hestness et al. 2017), fitted by least "
+        "squares to the logarithms of all trainings. The interval is that of one further training on the same test rows, if "
+        "the curve continues as it began, which nothing guarantees: different labels, or a floor set by wrong labels, would "
+        "bend it. It does not include the sampling noise of the test rows, which is in the intervals above."
     )
     return Section("expected", "Would more labels help?", [*blocks, Text(note, small=True)])
 
@@ -192,9 +192,9 @@ def _back(name: str, own: Extrapolated) -> str:
         return ""
     inside = "inside" if own.back.low <= own.measured <= own.back.high else "outside"
     return (
-        f"Fitted without its last point, the curve of {name} expected an error of {_percent(own.back.value)} "
-        f"({_percent(own.back.low)} to {_percent(own.back.high)}) there; measured was {_percent(own.measured)}, {inside} "
-        "the interval."
+        f"Fitted without its last point, the curve of {name} predicts an error of {_percent(own.back.value)} "
+        f"({_percent(own.back.low)} to {_percent(own.back.high)}) there; the measured error is {_percent(own.measured)}, "
+        f"{inside} the interval."
     )
 
 

@@ -27,10 +27,10 @@ def check(recipe: Recipe, processes: int = 1) -> None:
 
     if recipe.task != "classify" or processes != 1:
         raise RecipeError(
-            "a learning curve trains classifiers in one process", got=f"task {recipe.task}, --processes {processes}"
+            "a learning curve needs task classify and one process", got=f"task {recipe.task}, --processes {processes}"
         )
     if recipe.classify.labels == "many":
-        raise RecipeError("a learning curve trains on one label per row", got="classify.labels=many")
+        raise RecipeError("a learning curve needs one label per row", got="classify.labels=many")
 
 
 def plans(recipe: Recipe) -> tuple[list[tuple[str, Recipe]], list[str]]:

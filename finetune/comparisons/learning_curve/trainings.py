@@ -136,7 +136,7 @@ def _fit_once(recipe: Recipe, run: Run, rows: Rows, share: float, seed: int, rea
     basis = Basis(**identity(recipe, run, reads), device=device_type(), threads=set_threads(recipe.train.threads))
     found = None
     if written.exists():
-        found = CurveTraining.from_json(read_json(written), written, do="Delete it, and it is trained again.")
+        found = CurveTraining.from_json(read_json(written), written, do="Delete it to repeat this training.")
     if found is None or not found.same(basis):
         found = _fit(recipe, run, rows, share, seed, basis)
         write_json(written, found.to_json())

@@ -1,6 +1,7 @@
 """The report of a comparison: all fine-tuning methods in one table and one picture."""
 
 from finetune.comparisons.methods.results import MethodCandidate, MethodsComparison
+from finetune.errors import counted
 from finetune.evaluation.results import Difference
 from finetune.report import plots
 from finetune.report.blocks import (
@@ -235,7 +236,7 @@ def _costs(comparison: MethodsComparison) -> Section:
             Text(
                 "Time: from loading the weights to the last step, including one pass of each text through frozen blocks. "
                 "Learning rate and epochs depend on the method unless the recipe sets them; training stops early when "
-                f"validation no longer improves. Device: {comparison.device}, {comparison.threads} threads, precision "
+                f"validation no longer improves. Device: {comparison.device}, {counted(comparison.threads, 'thread')}, precision "
                 f"{', '.join(sorted({entry.precision for entry in comparison.candidates if entry.precision}))}. "
                 "Peak memory: of the training's process, which also includes the libraries.",
                 small=True,
@@ -290,7 +291,7 @@ def _metric(comparison: MethodsComparison) -> str:
 
 
 def _seeds(comparison: MethodsComparison) -> str:
-    return f"{comparison.seeds} seeds" if comparison.seeds > 1 else "1 seed"
+    return counted(comparison.seeds, "seed")
 
 
 def _points(difference: Difference) -> str:

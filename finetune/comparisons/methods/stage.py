@@ -31,9 +31,9 @@ def check(recipe: Recipe, processes: int = 1) -> None:
     from finetune.config import check_names
     from finetune.errors import RecipeError
 
-    check_names("candidate", recipe.methods.candidates, CANDIDATES, "methods.seeds trains it again.")
+    check_names("candidate", recipe.methods.candidates, CANDIDATES, "To train it several times, set methods.seeds.")
     if recipe.classify.labels == "many":
-        raise RecipeError("a comparison of methods trains on one label per row", got="classify.labels=many")
+        raise RecipeError("a comparison of methods needs one label per row", got="classify.labels=many")
     if recipe.task != "classify" or processes != 1:
         raise RecipeError(
             "a comparison of methods needs task classify and one process",

@@ -140,7 +140,7 @@ def _reference(recipe: Recipe, run: Run, rows: int) -> tuple[str, str]:
         and (method != "last-blocks" or own.last_blocks == recipe.train.last_blocks)
     ]
     return (
-        (chosen[0], f"the choice of method auto here: {why}")
+        (chosen[0], f"what train.method=auto chooses here: {why}")
         if chosen
         else (recipe.methods.candidates[0], "the first candidate")
     )

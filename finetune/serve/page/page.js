@@ -302,7 +302,7 @@ async function findNames() {
 }
 
 function startTagger() {
-  $("rule").textContent = `Kinds: ${about.kinds.join(", ")}. Each line is read as a sentence.`;
+  $("rule").textContent = `Entity types: ${about.kinds.join(", ")}. Each line is read as a sentence.`;
   $("tag-form").addEventListener("submit", guarded(findNames));
   submitOn($("tag-text"), $("tag-form"));
 }

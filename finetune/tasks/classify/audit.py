@@ -53,9 +53,9 @@ _WORST = 20  # suspects that the report shows
 def against(recipe: Recipe) -> str:
     """Why a run of these settings has no search for wrong labels; "" if it has one."""
     if recipe.task != "classify":
-        return f"wrong labels are searched for in labelled texts, not in the rows of the task {recipe.task}"
+        return f"the search for wrong labels needs labelled texts, not the rows of the task {recipe.task}"
     if recipe.classify.labels == "many":
-        return "wrong labels are searched for where a row has one label"
+        return "the search for wrong labels needs one label per row"
     if recipe.classify.audit == "off" or CHECK.code in recipe.ignore:
         return "switched off by " + ("classify.audit" if recipe.classify.audit == "off" else f"ignore={CHECK.code}")
     return ""
@@ -70,7 +70,7 @@ def audit_run(recipe: Recipe, run: Run) -> Audited:
     if recipe.classify.audit == "auto" and not reads_again(run):
         names.remove(STATES)
         say(f"  without {STATES}: reading all texts again would take more than an eighth of the training's work")
-    say(f"  by {listed(names)}")
+    say(f"  features: {listed(names)}")
     found = write_audit(recipe, run, names)
     for line in (counts_text(found), planted_text(found)):
         say(f"  {line}")

@@ -105,7 +105,7 @@ class Bundle(Predictor):
         card = read_card(directory / "bundle.json")
         if card.winner != MODEL:
             raise WeightsError(
-                f"{directory}: holds no model of its own",
+                f"{directory}: contains no model",
                 got=f"{card.winner}, chosen on validation",
                 do=f"Use finetune predict, or export the model: finetune export {path} --part model",
             )
@@ -289,11 +289,11 @@ def bundle_directory(path: Path | str) -> Path:
         if writes and _classifies(directory / "model.safetensors"):
             raise WeightsError(
                 f"{path}: a classifier without its bundle.json, as when another program saved it again",
-                known="labels, length, threshold and temperature stand in bundle.json",
+                known="labels, length, threshold and temperature are in bundle.json",
                 do="Copy bundle.json into it from the export that it was loaded from.",
             )
         raise WeightsError(
-            f"{path}: not a bundle" + (", but weights that write" if writes else ""),
+            f"{path}: not a bundle" + (", but weights of a model that generates text" if writes else ""),
             known="a classifier's run, or its export/hf with bundle.json",
             do=f"Try: finetune generate {path} TEXT" if writes else "Finish the run: finetune run RECIPE --name NAME",
         )
@@ -385,9 +385,7 @@ def predict_table(
     sample = list(itertools.islice(table, SAMPLE))
     if not sample:
         raise DataError(
-            f"{source}: a header and no rows",
-            got="no row to predict",
-            do="Add rows; or give --no-header, if the first line is one.",
+            f"{source}: a header and no rows", do="Add rows, or give --no-header if the first line is data."
         )
     names = sample[0][0]
     held = names[: len(names) - len(layout.fields)]

@@ -195,7 +195,7 @@ def _detect(data: DataSource, encoding: str | None) -> tuple[Detected, Finding |
         "encoding",
         "stop",
         f"the file is not UTF-8: the first invalid line is line {odd.line}; "
-        f"{odd.share()}. It is checked as {odd.guess}, a guess, which reads {odd.sample}",
+        f"{odd.share()}. It is checked as {odd.guess}, a guess that reads {odd.sample}",
         odd.fix(),
         examples=[odd.sample],
     )

@@ -10,7 +10,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import PlainSerializer
 
-from finetune.errors import DataError, listed
+from finetune.errors import DataError, counted, listed
 from finetune.files import sha256_tree
 from finetune.recipe import Recipe
 from finetune.records import DataOrigin, PreparedRow, Record
@@ -216,16 +216,14 @@ def _notes(recipe: Recipe, source: LabelledTexts, parts: dict, largest: int, key
     if recipe.split.protocol == "balanced":
         used = sum(map(len, parts.values()))
         notes.append(
-            f"the larger classes were cut down at random: {used} of {len(source.texts)} rows are used, and "
-            "the same text can stand in train and in test (see the overlap)"
+            f"the larger classes were downsampled at random: {used} of {len(source.texts)} rows are used, and "
+            "the same text can occur in both train and test (see the overlap)"
         )
     elif any(source.sides) or recipe.split.protocol in ("ordered", "time"):
         if recipe.split.protocol == "time":
             notes.append(_periods(source, parts))
         if recipe.split.protocol == "ordered":
-            notes.append(
-                "rows stand on a side by their place in the file: those to train on, the test's, the validation's"
-            )
+            notes.append("rows are split in file order: train, then test, then validation")
         notes += _given_sides(source, parts, keys)
     else:
         notes.append(together + "are in the same split")
@@ -266,18 +264,18 @@ def _periods(source: LabelledTexts, parts: dict) -> str:
 def _given_sides(source: LabelledTexts, parts: dict, keys: np.ndarray) -> list[str]:
     """Notes on splits that came with the data, and on texts that occur in two splits."""
     came = [name for name in ("val", "test") if name in source.sides]
-    notes = [f"the {' and '.join(came)} rows came apart from the others and stay there" if came else ""]
+    notes = [f"the {' and '.join(came)} rows were given separately and are kept so" if came else ""]
     for name, others in (("val", ["train"]), ("test", ["train", "val"])):
         seen = np.concatenate([parts[other] for other in others]).astype(int)
         if both := int(np.isin(keys[parts[name]], keys[seen]).sum()):
             notes.append(
-                f"{both} of {len(parts[name])} {name} rows have a text that stands in {' or '.join(others)} "
-                "too, after normalising: figures without them stand beside the full ones"
+                f"{both} of {len(parts[name])} {name} rows have the same normalised text as a {' or '.join(others)} row; "
+                "the report also gives the figures without them"
             )
     return [note for note in notes if note]
 
 
-PURPOSES = {"": "to train on", "val": "to validate on", "test": "to test on"}
+PURPOSES = {"": "training", "val": "validation", "test": "test"}
 
 
 def locate_files(recipe: Recipe) -> dict[str, DataSource]:
@@ -319,8 +317,8 @@ def read_data(recipe: Recipe) -> LabelledTexts:
         name = recipe.validation if side == "val" else recipe.test
         if found.sides and side in found.sides:
             raise DataError(
-                f"{name}: {data.path.name} says itself which rows are the {side} split",
-                do="Leave the file out, or the split column.",
+                f"{name}: {data.path.name} already has a split column with {side} rows",
+                do="Leave out the file or the split column.",
             )
         _refuse_again(name, more, before)
         before.append((PURPOSES[side], more))
@@ -339,10 +337,10 @@ def read_data(recipe: Recipe) -> LabelledTexts:
         unknown = sorted(set(read.every_label) - labels)
         if unknown:
             raise DataError(
-                f"{name}: labels that no row of {data.path.name} has",
+                f"{name}: labels that are not in {data.path.name}",
                 got=listed(unknown),
                 known=listed(sorted(labels)),
-                do="Rename them, or add rows of them to train on.",
+                do="Rename them, or add training rows with these labels.",
             )
         read.name = name if more.name in {found.name, *found.files} else more.name
         found.notes += [f"{read.name}: {note}" for note in _notes_of_reading(recipe, more, read)]
@@ -355,12 +353,14 @@ def take_several(source: LabelledTexts, several: SeveralLabels | None) -> None:
     source.labels = join_cells_of(source.labels, several, source.name)
     source.many = True
     if len(labels := set(source.every_label)) < 2:
-        raise DataError(f"{source.name}: many labels need at least two", got=listed(sorted(labels)) or "none")
+        raise DataError(
+            f"{source.name}: classify.labels=many needs at least two labels", got=listed(sorted(labels)) or "none"
+        )
     counts = np.array([len(source.labels_of(i)) for i in range(len(source.rows))])
     held = f"{several}; " if several else "no row has several; "
     source.notes.append(
-        f"labels in column {source.label_column!r}: {held}{len(labels):,} labels, {counts.mean():.2f} in a "
-        f"row, at most {counts.max()}, none in {(counts == 0).sum():,} rows"
+        f"labels in column {source.label_column!r}: {held}{len(labels):,} labels, {counts.mean():.2f} per "
+        f"row on average, at most {counts.max()}; {counted(int((counts == 0).sum()), 'row')} without a label"
     )
 
 
@@ -369,7 +369,7 @@ def check_several(source: LabelledTexts, several: SeveralLabels) -> Finding:
     return Finding(
         "several_labels",
         "stop",
-        f"column {source.label_column!r} seems to hold several labels in a row: {several}",
+        f"column {source.label_column!r} seems to contain several labels per row: {several}",
         "To learn each label by itself: --set classify.labels=many; if each cell is one label: "
         "--set classify.labels=one",
         several.cells,
@@ -389,9 +389,9 @@ def _refuse_again(name: str, more: DataSource, before: list[tuple[str, DataSourc
         same = more.path.resolve() == known.path.resolve()
         if same or sha256_tree(more.path) == sha256_tree(known.path):
             raise DataError(
-                f"{name}: the table {purpose}, given again",
+                f"{name}: the {purpose} table, given again",
                 got="" if same else f"a copy of {known.path.name}",
-                do="Leave it out: a part is held out. Or give other rows.",
+                do="Leave it out, so that rows are held out automatically, or give other rows.",
             )
 
 

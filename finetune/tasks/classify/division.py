@@ -4,7 +4,7 @@ from collections import Counter
 
 import numpy as np
 
-from finetune.errors import DataError, listed, shorten
+from finetune.errors import DataError, counted, listed, shorten
 from finetune.recipe import Columns, Recipe, Split
 from finetune.tables.findings import Finding
 from finetune.tables.near_duplicates import NearDuplicates
@@ -43,8 +43,8 @@ def split_rows(split: Split, columns: Columns, source: LabelledTexts, keys: np.n
         if source.groups or any(source.sides):
             what = f"split.protocol={split.protocol}"
             raise DataError(
-                f"{what} draws from one table without groups and splits of its own",
-                do="Leave columns.group, columns.split, validation and test out, or take protocol=grouped.",
+                f"{what} needs a single table without groups or given splits",
+                do="Leave columns.group, columns.split, validation and test out, or use split.protocol=grouped.",
             )
         if split.protocol == "ordered":
             return ordered_split(len(source.texts), split.val_fraction, split.test_fraction)
@@ -106,14 +106,14 @@ def _too_few_rows(
     fix = "Add rows of these labels, or leave the labels out."
     groups = len(set(source.groups) - {""})
     if 0 < 2 * groups <= len(source.texts):
-        got += f"; {groups} group{'s' * (groups > 1)} in column {group!r} in {len(source.texts)} rows"
+        got += f"; {counted(groups, 'group')} in column {group!r} in {len(source.texts)} rows"
         fix = (
-            "Rows of a group stay on one side, so each side needs groups of its own, and the training's those of "
-            "every label: name a column of more groups, or leave --group out."
+            "Rows of a group stay in one split, so each split needs its own groups, and train needs groups with every "
+            "label: name a column with more groups, or leave out --group."
         )
     elif texts is not None:
-        got += f"; {texts} different text{'s' * (texts > 1)} in {len(source.texts)} rows"
-        fix = "Texts that differ in case, digits or white space alone count as one: add others."
+        got += f"; {counted(texts, 'different text')} in {len(source.texts)} rows"
+        fix = "Texts that differ only in case, digits or white space count as one: add other texts."
     return DataError(f"too few rows: the {split} split has none of {listed(missing)}", got=got, do=fix)
 
 
@@ -129,7 +129,7 @@ def shared_groups(source: LabelledTexts, parts: dict) -> list[Finding]:
                     "shared_groups",
                     "warning",
                     what,
-                    "Your split is kept; put all rows of a group into one part, or the score is too optimistic.",
+                    "Your split is kept; put all rows of a group into one split, or the score is too optimistic.",
                     both,
                 )
             )

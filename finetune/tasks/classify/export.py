@@ -242,9 +242,15 @@ def transformers_lines(card: BundleCard) -> list[str]:
 
 
 def decision_text(card: BundleCard) -> str:
-    """The probability from which a label is predicted."""
+    """The decision rule in words."""
     if not card.thresholds:
-        abstains = "" if card.abstain_below is None else f", no decision below {card.abstain_below:.4f}"
-        return f"aim {card.aim}, threshold {card.threshold}{abstains}"
+        abstains = (
+            "" if card.abstain_below is None else f", no decision below a probability of {card.abstain_below:.4f}"
+        )
+        if card.threshold is not None and card.positive is not None:
+            rule = f"{escape_markdown(card.positive)} from a probability of {card.threshold:.4g}"
+        else:
+            rule = "the label with the least expected cost" if card.costs else "the most probable label"
+        return f"decision: {rule}{abstains} (evaluate.aim={card.aim})"
     found = zip(card.labels, card.thresholds, strict=True)
-    return "thresholds " + ", ".join(f"{escape_markdown(label)} {threshold:.3f}" for label, threshold in found)
+    return "thresholds: " + ", ".join(f"{escape_markdown(label)} {threshold:.3f}" for label, threshold in found)

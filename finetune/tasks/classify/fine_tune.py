@@ -153,12 +153,13 @@ def _warn_of(recipe: Recipe, context: int) -> None:
     """Warn of parameters that can only be met in part, or will most likely fail."""
     if recipe.max_length and recipe.max_length > context:
         warnings.warn(
-            f"max_length={recipe.max_length}: the model reads {context} tokens at most, and no more are used",
+            f"max_length={recipe.max_length} is more than the {context} tokens that the model reads: {context} is used",
             stacklevel=2,
         )
     if recipe.train.lr and recipe.train.lr > HIGHEST_USUAL_LR:
         warnings.warn(
-            f"lr={recipe.train.lr:g} is far above what trains a GPT-2; between 1e-5 and 1e-2 is usual", stacklevel=2
+            f"lr={recipe.train.lr:g} is far too high to train GPT-2; usual values are between 1e-5 and 1e-2",
+            stacklevel=2,
         )
 
 

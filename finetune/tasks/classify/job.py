@@ -27,7 +27,7 @@ from finetune.training.trainable import Trainable
 
 CACHE_LIMIT = 4 << 30  # maximum bytes of frozen states kept in memory; above it, frozen blocks run again in each epoch
 
-ADVICE = "--set train.method=features takes one pass over the texts, and logistic regression on the model's states"
+ADVICE = "--set train.method=features needs only one pass over the texts and a logistic regression on the model's hidden states"
 
 
 @dataclass(frozen=True)

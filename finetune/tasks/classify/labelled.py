@@ -152,16 +152,16 @@ class LabelledTask(Task[ClassifyPrepared, Reader, Classifier, L]):
             read_fixes(Path(name))
         if recipe.classify.labels == "many" and (recipe.classify.fixes or recipe.classify.audit == "on"):
             raise RecipeError(
-                "wrong labels are searched for and corrected where a row has one label",
+                "the search for wrong labels and their correction need one label per row",
                 got="classify.labels=many",
                 do="Leave classify.audit and classify.fixes out.",
             )
         by_time = recipe.split.protocol == "time"
         if by_time != (recipe.columns.time is not None):
             raise RecipeError(
-                "split.protocol=time needs the column of times"
+                "split.protocol=time needs a time column"
                 if by_time
-                else "columns.time is read only by split.protocol=time",
+                else "columns.time is used only by split.protocol=time",
                 do="Give --time COL, which sets both, or --set split.protocol=time --set columns.time=COL.",
             )
 
@@ -228,7 +228,7 @@ class LabelledTask(Task[ClassifyPrepared, Reader, Classifier, L]):
         records, _, card = prepare(recipe, read_data(recipe), Tokenizer.of_bytes(), context)
         say(f"rows: {card.rows:,}; " + " / ".join(f"{name} {len(part):,}" for name, part in records.items()))
         if recipe.classify.long_texts == WINDOWS:
-            say("windows: each is a row of its own in training, and the weights' tokenizer tells how many there are")
+            say("windows: each is a separate training row; how many there are depends on the weights' tokenizer")
         return ClassifyPrepared(
             {name: len(part) for name, part in records.items()}, card.rows, sorted(card.labels), context
         )

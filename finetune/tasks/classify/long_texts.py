@@ -79,7 +79,9 @@ def told_of(tokens: TokenCounts) -> str:
     """How the rows longer than max_length are read: "12 truncated to 256"."""
     most, rows = tokens.max_length, f"{tokens.cut_rows:,}"
     if tokens.long_texts == HEAD_TAIL:
-        return f"{rows} longer than {most}, of which the first {most // 4} and the last {most - most // 4} are read"
+        return (
+            f"{rows} longer than {most}: the first {most // 4} and the last {most - most // 4} tokens of each are read"
+        )
     if tokens.long_texts == WINDOWS:
         windows = tokens.ways[WINDOWS].pieces - tokens.ways[CUT].pieces + tokens.cut_rows
         return f"{rows} longer than {most}, read in {windows:,} windows that share {most // 4} tokens with the next"
@@ -102,7 +104,7 @@ def what_ways_cost(tokens: TokenCounts) -> list[str]:
     for way, read in tokens.ways.items():
         unread = f"{percent(read.unread, tokens.total)} of all tokens unread" if read.unread else "all tokens read"
         lines.append(
-            f"  {way:10} {read.tokens:>12,} tokens, {read.pieces:,} inputs of the model; {unread}; time x "
+            f"  {way:10} {read.tokens:>12,} tokens, {read.pieces:,} model inputs; {unread}; time x "
             f"{read.tokens / own.tokens:.2f}" + (" (chosen)" if way == tokens.long_texts else "")
         )
     return [
@@ -140,15 +142,17 @@ def long_texts_section(found: LongTexts | None, rows: int) -> list[Section]:
     ]
     if found.as_read is None or found.in_windows is None or found.difference is None:
         blocks.append(
-            Text("None of them was read in windows for comparison: that would take longer than the whole test.")
+            Text(
+                "None of them was read in windows for comparison: that would take longer than evaluating the whole test set."
+            )
         )
         return [Section("long", "Long texts", blocks)]
     value, low, high = (100 * number for number in found.difference.known())
     blocks.append(
         Text(
-            f"The same model on {found.as_read.n:,} of them, drawn at random: right on "
-            f"{metric_text(found.as_read, 'accuracy')} as read, and on {metric_text(found.in_windows, 'accuracy')} where "
-            f"their windows decide together: a difference of {value:+.1f} points (95 % interval {low:+.1f} to {high:+.1f})."
+            f"The same model on {found.as_read.n:,} of them, drawn at random: accuracy "
+            f"{metric_text(found.as_read, 'accuracy')} as read, and {metric_text(found.in_windows, 'accuracy')} when "
+            f"a text's windows decide together: a difference of {value:+.1f} points (95 % interval {low:+.1f} to {high:+.1f})."
         )
     )
     blocks.append(Text("The model was not trained on windows. To train on them, add --long-texts windows.", small=True))

@@ -27,7 +27,7 @@ from finetune.report.blocks import (
     sentence,
 )
 from finetune.report.inputs import Errors
-from finetune.report.metric_text import bracket_cell, metric_interval, metric_value, p_text
+from finetune.report.metric_text import bracket_cell, in_sentence, metric_interval, metric_value, p_text
 from finetune.report.page import Files, Page, fallback_notice, look_closer, make_page
 from finetune.tasks.classify.data import ClassifierCard
 from finetune.tasks.classify.long_texts import long_texts_section, use_note
@@ -60,7 +60,7 @@ def page(files: Files[ClassifierEvaluation, ClassifierCard]) -> PageContent:
     sections = [
         comparison(evaluation, files.train),
         *choice_section(evaluation),
-        *seeds_section(evaluation.seeds),
+        *seeds_section(evaluation.seeds, evaluation.choice is not None),
         all_metrics(evaluation),
         confusion(evaluation),
         *ranking(evaluation),
@@ -154,7 +154,8 @@ def comparison(evaluation: LabelledEvaluation, train: TrainResult | None) -> Sec
     )
     notes = [sentence(f"{entry.name}: {entry.note}") for entry in evaluation.baselines if entry.note]
     notes.append(
-        f"The difference in {metric_name(headline)} is computed before rounding; its interval is from a paired bootstrap. "
+        f"The difference in {in_sentence(metric_name(headline))} is computed before rounding; its interval is from a paired "
+        "bootstrap. "
         "McNemar's exact test asks whether model and baseline have the same accuracy on the same rows; p below 0.05 "
         "means that the difference is unlikely to be due to chance. Whether the summary at the top calls a "
         "difference noise depends on McNemar's p if the main metric is accuracy, and otherwise on the interval of the "
@@ -273,7 +274,7 @@ def ranking(evaluation: ClassifierEvaluation) -> list[Section]:
         texts = [
             f"{who} {metric_value(metric, entries[metric].value)}"
             for who, entries in (
-                ("this model", evaluation.metrics),
+                (subject(evaluation), evaluation.metrics),
                 *((entry.name, entry.metrics) for entry in evaluation.baselines if entry.name == name),
             )
             if metric in entries
@@ -281,15 +282,15 @@ def ranking(evaluation: ClassifierEvaluation) -> list[Section]:
         return f" {metric_name(metric)}: {', '.join(texts)}." if texts else ""
 
     roc = Figure(
-        plots.roc_picture(model.roc, baseline.roc if baseline else None, name),
+        plots.roc_picture(model.roc, baseline.roc if baseline else None, name, subject(evaluation)),
         "ROC curve",
-        f"ROC curves of this model and of {name} ({of}).{areas('roc_auc')}",
+        f"ROC curves of {subject(evaluation)} and of {name} ({of}).{areas('roc_auc')}",
         f"Closer to the upper left corner is better ({of}).{areas('roc_auc')}",
     )
     pr = Figure(
-        plots.pr_picture(model.pr, baseline.pr if baseline else None, name, share),
+        plots.pr_picture(model.pr, baseline.pr if baseline else None, name, share, subject(evaluation)),
         "Precision-recall curve",
-        f"Precision-recall curves of this model and of {name} ({of}).{areas('average_precision')}",
+        f"Precision-recall curves of {subject(evaluation)} and of {name} ({of}).{areas('average_precision')}",
         f"Closer to the upper right corner is better ({of}). It says more than the ROC curve when that label is rare."
         f"{areas('average_precision')}",
     )
@@ -392,8 +393,8 @@ def leakage(evaluation: LabelledEvaluation, near: Sequence[Table | Text] = ()) -
             return [who, f"{n:,}", metric_value(name, metric.value), metric_interval(name, metric)]
 
         both = [
-            row("this model, all test rows", headline.n, headline),
-            row("this model, rows in no other split", clean.n, clean.metrics[name]),
+            row(f"{subject(evaluation)}, all test rows", headline.n, headline),
+            row(f"{subject(evaluation)}, rows in no other split", clean.n, clean.metrics[name]),
         ]
         for entry in evaluation.baselines:
             if entry.clean:

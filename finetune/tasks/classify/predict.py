@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from finetune.errors import counted
 from finetune.tasks.classify.bundle import open_bundle
 from finetune.tasks.classify.bundle import predict_table as fill_table
 from finetune.tasks.classify.predictor import Predictor
@@ -33,7 +34,7 @@ def predict_table(
     counts = fill_table(ready, source, target, text, encoding, header, overwrite, work)
     yield from (f"note: {note}" for note in counts["notes"])
     yield (
-        f"{target}: {counts['rows']:,} rows, text {counts['text_column']!r}"
+        f"{target}: {counted(counts['rows'], 'row')}, text {counts['text_column']!r}"
         + (f", {counts['without_text']:,} of them without text" if counts["without_text"] else "")
     )
 

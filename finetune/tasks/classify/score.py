@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from finetune.config import nearest
-from finetune.errors import RecipeError, listed
+from finetune.errors import RecipeError, counted, listed
 from finetune.evaluation.aims import ABSTAIN, Costs, Decision, choose_rule, measure_decision
 from finetune.evaluation.baseline import majority, tfidf_logistic
 from finetune.evaluation.calibration import ReliabilityBin, fit_temperature, reliability_bins, softmax
@@ -21,7 +21,7 @@ from finetune.evaluation.results import Difference, Evaluation, Headline, Metric
 from finetune.evaluation.tfidf import TfidfModel
 from finetune.recipe import Recipe
 from finetune.records import Record
-from finetune.report.metric_text import METRIC_NAMES, SHARES, metric_text, metric_value, p_text
+from finetune.report.metric_text import METRIC_NAMES, SHARES, in_sentence, metric_text, metric_value, p_text
 from finetune.tasks.classify.long_texts import LongTexts
 
 TFIDF = "TF-IDF + logistic regression"
@@ -290,10 +290,10 @@ def verdict(evaluation: LabelledEvaluation) -> str:
     choice = evaluation.choice if isinstance(evaluation, ClassifierEvaluation) else None
     if choice:
         sentences.append(
-            f"This is {subject(evaluation)}, chosen on the {choice.rows:,} validation rows among the model, TF-IDF and "
-            "their average; the bundle holds it."
+            f"This is {subject(evaluation)}, chosen on the {choice.rows:,} validation rows from the model, TF-IDF and "
+            "their average; the bundle contains it."
         )
-    who = "the model" if choice is None else "the chosen one"
+    who = "the model" if choice is None else "the chosen classifier"
     sentences += [
         sentence
         for entry in evaluation.baselines
@@ -312,9 +312,9 @@ def verdict(evaluation: LabelledEvaluation) -> str:
         _, low, high = headline.known()
         if high - low > 0.1:
             width = 100 * (high - low)
-            shown = name[:1].lower() + name[1:] if name[1:2].islower() else name  # accuracy, macro F1, F1, ROC AUC
             sentences.append(
-                f"The interval of {shown} is {width:.0f} points wide: the test set is too small for a more precise statement."
+                f"The interval of {in_sentence(name)} is {width:.0f} points wide: the test set is too small for a more "
+                "precise statement."
             )
     return " ".join(sentences)
 
@@ -325,10 +325,9 @@ def never_predicted(labels: list[str], confusion: np.ndarray) -> list[str]:
     missed = np.flatnonzero((support > 0) & (confusion.sum(axis=0) == 0)).tolist()
     if not missed:
         return []
-    verb = "is" if len(missed) == 1 else "are"
     rows = int(support[missed].sum())
     return [
-        f"Never predicted {verb} {listed([labels[c] for c in missed])} ({rows:,} test row{'s' if rows != 1 else ''}): try "
+        f"The model never predicted {listed([labels[c] for c in missed])} ({counted(rows, 'test row')}): try "
         "train.class_weights=balanced, more epochs, or more rows of such labels."
     ]
 
@@ -362,7 +361,7 @@ def _comparison(entry: Baseline, metric: str, is_reference: bool, who: str) -> s
     if points == 0:
         return f"{shown}; no difference ({test})."
     if unsure:
-        return f"{shown}; whether the difference of {size} is more than noise is open ({unsure})."
+        return f"{shown}; it is unclear whether the difference of {size} is more than noise ({unsure})."
     if not real:
         return f"{shown}; the difference of {size} is within noise ({test})."
     if points > 0:
@@ -428,7 +427,7 @@ def check_aim(recipe: Recipe, labels: list[str]) -> None:
         )
     if aim.startswith(ABSTAIN) and ABSTAIN in labels:
         raise RecipeError(
-            f"{ABSTAIN!r} is a label of this data, so a decision could not be told from it",
+            f"{ABSTAIN!r} is a label of this data, so it would look like a decision to abstain",
             got=f"evaluate.aim={aim}",
             do="Rename the label, or choose another aim.",
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from finetune.console import progress
-from finetune.errors import DataError, listed
+from finetune.errors import DataError, counted, listed
 from finetune.report.metric_text import metric_text
 from finetune.tables.detect import detect_format
 from finetune.tables.readers import HEADER_NAMES, LabelledTexts, labelled_chunks
@@ -43,7 +43,7 @@ def score_file(
             f"{data}: column {part.label_column!r} has labels that the model never saw",
             got=listed(sorted(unknown)),
             known=listed(bundle.labels),
-            do="Is it the column of labels? Name another with --label NAME, or leave these rows out.",
+            do="Is it the label column? Name another with --label NAME, or leave these rows out.",
         )
     if not labels:
         raise DataError(f"{data}: no row has a text and a label", do="Name the columns with --text and --label.")
@@ -57,7 +57,7 @@ def score_file(
     lines = [f"{name:18} {metric_text(entry, name)}" for name, entry in metrics.items()]
     absent = [own for own in bundle.labels if own not in there]
     return [
-        f"{len(labels):,} rows; text {part.text_column!r}, label {part.label_column!r}"
+        f"{counted(len(labels), 'row')}; text {part.text_column!r}, label {part.label_column!r}"
         + (f"; positive class {bundle.positive!r}" if bundle.positive else ""),
         *lines,
         *(
@@ -65,5 +65,5 @@ def score_file(
             if absent
             else []
         ),
-        *(f"note: {count:,} row{'s' * (count > 1)} left out: {reason}" for reason, count in dropped.items()),
+        *(f"note: {counted(count, 'row')} left out: {reason}" for reason, count in dropped.items()),
     ]

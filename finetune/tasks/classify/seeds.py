@@ -12,9 +12,10 @@ from finetune.evaluation.over_seeds import Seeds, over_seeds
 from finetune.evaluation.results import Metric
 from finetune.models.heads import Reader
 from finetune.recipe import Recipe, Train
+from finetune.report.metric_text import metric_value
 from finetune.run import Run
 from finetune.tasks.classify.labelled import ClassifyPrepared, LabelledTask, run_examples
-from finetune.tasks.classify.score import L, LabelledEvaluation
+from finetune.tasks.classify.score import ClassifierEvaluation, L, LabelledEvaluation
 from finetune.tasks.setup import assemble, base_weights, fit, identity
 from finetune.training.pieces import average
 from finetune.training.precision import device_type
@@ -30,22 +31,23 @@ def with_seeds(task: LabelledTask[L], recipe: Recipe, run: Run, found: L) -> L:
 
 
 def train_seeds(task: LabelledTask[Any], recipe: Recipe, run: Run, first: LabelledEvaluation) -> Seeds:
-    """The metrics over the seeds: those of the run (`first`), and of each further training.
+    """The model's metrics over the seeds: those of the run (`first`), and of each further training.
 
     All start from the same weights. A stopped run resumes the trainings; their weights are not kept.
     """
     seeds = [recipe.train.seed + further for further in range(recipe.evaluate.seeds)]
-    results = [first.metrics]
+    metric, model = first.headline.metric, first.model if isinstance(first, ClassifierEvaluation) else None
+    results = [(model or first).metrics]
     for seed in seeds[1:]:
         say(f"training with seed {seed}")
         results.append(_train(task, recipe, run, seed))
-        say(f"  {first.headline.metric} {results[-1][first.headline.metric].value}")
+        say(f"  {metric} {metric_value(metric, results[-1][metric].value)}")
     if rank() == 0:
         shutil.rmtree(run.path("seeds"), ignore_errors=True)
     values = {name: [found[name].value for found in results] for name in first.metrics}
     n = first.headline.n
     metrics = {
-        name: over_seeds([value for value in own if value is not None], n)
+        name: over_seeds([value for value in own if value is not None], n, name)
         for name, own in values.items()
         if None not in own
     }

@@ -95,5 +95,7 @@ def load_winner(directory: Path, card: "BundleCard", load_model: Callable[[Path]
         return TfidfBundle(tfidf, card.labels, card.positive, card.threshold, *rule)
     model = load_model(directory / MODEL_FOLDER)
     if model.labels != card.labels:
-        raise WeightsError(f"{directory}: the model has other labels", do="Export the run again.")
+        raise WeightsError(
+            f"{directory}: the model's labels differ from those in bundle.json", do="Export the run again."
+        )
     return AverageBundle(tfidf, card.labels, card.positive, card.threshold, *rule, model=model)

@@ -47,9 +47,9 @@ def export_winner(
         difference = float(np.abs(open_bundle(draft).predict(texts)[1] - wanted).max(initial=0.0))
         if not difference <= CLOSE:
             raise WeightsError(
-                "the bundle gives other probabilities than the evaluation",
-                got=f"{difference:.2e} apart",
-                do="This is a fault of ours: please report it.",
+                "the bundle's probabilities differ from the evaluation's",
+                got=f"a difference of {difference:.2e}",
+                do="This is a bug: please report it.",
             )
         exported = Exported(
             True,
@@ -89,7 +89,7 @@ def _readme(run: Run, card: BundleCard, evaluation: ClassifierEvaluation, export
         *(f"- {fact}" for fact in facts_of(evaluation, run_data(run))),
         f"- {decision_text(card)}",
         f"- {exported.summary}",
-        f"- {TFIDF_FILES[0]} holds words and parts of words of the training texts",
+        f"- {TFIDF_FILES[0]} contains words and parts of words from the training texts",
         "",
         "## Use",
         "",

@@ -1,5 +1,6 @@
 """Split, tokenize and count instruction records."""
 
+from finetune.errors import counted
 from finetune.evaluation.leakage import overlap
 from finetune.recipe import Recipe
 from finetune.records import DataOrigin
@@ -45,27 +46,27 @@ def prepare(
     both = overlap({name: [question(record) for record in part] for name, part in records.items()}, fold_text)
     notes = []
     if source.malformed:
-        notes.append(f"{len(source.malformed)} malformed records left out")
+        notes.append(f"{counted(len(source.malformed), 'malformed record')} left out")
     if cut:
-        notes.append(f"{len(cut)} prompts truncated at the start to fit into {max_length} tokens")
+        notes.append(f"{counted(len(cut), 'prompt')} truncated at the start to fit into {max_length} tokens")
     if left_out:
-        notes.append(f"{len(left_out)} records left out: the answer alone is longer than {max_length} tokens")
+        notes.append(
+            f"{counted(len(left_out), 'record')} left out: the answer alone is longer than {max_length} tokens"
+        )
     room, longest, test = prompt_room(context, settings), settings.max_new_tokens, found["test"].tokens
     answers = last_answers(test)
     if shortened := int((test.text.lengths() - answers > room).sum()):
         notes.append(
-            f"{shortened} test prompts truncated at the start for generation, to leave room for "
+            f"{counted(shortened, 'test prompt')} truncated at the start for generation, to leave room for "
             f"{longest} answer tokens in a context of {context}"
         )
     if long := int((answers - 1 > longest).sum()):
         notes.append(
-            f"{long} test answers are longer than the {longest} tokens that are generated; "
+            f"{counted(long, 'test answer is', 'test answers are')} longer than the {longest} tokens that are generated; "
             "to change that, set instruct.max_new_tokens"
         )
     if recipe.split.protocol == "ordered":
-        notes.append(
-            "records are split in file order: first the training records, then the test records, then validation"
-        )
+        notes.append("records are split in file order: train, then test, then validation")
     card = InstructionsCard(
         **vars(origin),
         records=len(source.records),

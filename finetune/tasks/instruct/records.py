@@ -270,7 +270,7 @@ def locate_instructions(name: str) -> DataSource:
     path = Path(name).expanduser()
     if not path.is_file():
         raise DataError(
-            f"no instruction records {name!r}: no such file",
+            f"{name!r} is neither a bundled set of instruction records nor an existing file",
             known=", ".join(bundled),
             do="Give a .json, .jsonl or .csv file, for example --set data=my.jsonl",
         )

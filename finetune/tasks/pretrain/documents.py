@@ -100,7 +100,9 @@ def _read_line(path: Path, file: TextIO, most: int) -> str:
             f"{path}: not UTF-8", got=f"byte {error.object[error.start]:#x}", do="Save the file as UTF-8."
         ) from error
     except EOFError as error:
-        raise DataError(f"{path}: cut short", got=str(error), do="Get or compress the file again.") from error
+        raise DataError(
+            f"{path}: the file is truncated", got=str(error), do="Download or compress the file again."
+        ) from error
     except (OSError, lzma.LZMAError) as error:
         raise DataError(f"{path}: cannot be read", got=str(error)) from error
 
@@ -181,7 +183,7 @@ def locate_text(name: str, stream: bool = False) -> DataSource:
     path = Path(name).expanduser()
     if not path.exists():
         raise DataError(
-            f"no text {name!r}: no such file or folder",
+            f"{name!r} is neither a bundled text nor an existing file or folder",
             known=", ".join([*bundled, f"{PREFIX}OWNER/NAME"]),
             do="Give --set pretrain.stream=true to read an address."
             if streams.is_elsewhere(name)
@@ -207,7 +209,7 @@ def write_tokens(path: Path, directory: Path, tokenizer: Tokenizer, settings: Pr
     for split in ("train", "val"):
         if writer.tokens[split] < 2:
             raise DataError(
-                f"{path}: too little text, the {split} part is empty",
+                f"{path}: too little text: the {split} part is empty",
                 do="Give more text, or another pretrain.val_fraction.",
             )
     excluded = Excluded(len(exclusion), sum(source.excluded for source in sources.values())) if exclusion else None

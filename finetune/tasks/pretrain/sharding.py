@@ -14,7 +14,7 @@ import numpy as np
 
 from finetune import __version__
 from finetune.console import progress, say
-from finetune.errors import DataError, RecipeError, RunError
+from finetune.errors import DataError, RecipeError, RunError, counted
 from finetune.files import read_json, remove, sha256_json, write_json
 from finetune.hub.streams import TextStream
 from finetune.records import Record
@@ -168,16 +168,18 @@ def write_stream(
         train, held_out, excluded = ([Size() for _ in files] for _ in range(3))
         done = Progress(inputs, index, train, held_out, excluded)
     else:
-        say(f"  this stage was stopped: going on after shard {len(done.index.shards):,} of the stream")
+        say(f"  this stage was stopped: resuming after shard {len(done.index.shards):,} of the stream")
         folder.keep_first(len(done.index.shards))
     counts = StreamWriter(done, directory, folder, tokenizer, settings).write()
     if done.unused:
-        say(f"  {done.unused:,} held-out documents beyond the first {settings.val_tokens:,} tokens are not used")
+        say(
+            f"  held-out text beyond the first {settings.val_tokens:,} tokens is not used: {counted(done.unused, 'document')}"
+        )
     for split, size in counts.tokens.items():
         if size < 2:
             raise DataError(
-                f"too little text, the {split} part of the stream is empty",
-                do="Give more text, another pretrain.val_fraction, or lines <|endoftext|> between documents.",
+                f"too little text: the {split} part of the stream is empty",
+                do="Give more text, another pretrain.val_fraction, or separate documents by lines <|endoftext|>.",
             )
     write_json(directory / INDEX, done.index.to_json())
     return counts

@@ -267,7 +267,7 @@ class StreamedTokens(TokenBlocks):
         found = np.concatenate(held)
         if hashlib.sha256(found.tobytes()).hexdigest() != shard.sha256:
             raise DataError(
-                f"the text has changed since it was prepared: shard {number} of the stream is another",
+                f"the text has changed since it was prepared: shard {number} of the stream differs",
                 known=", ".join(source.path for source in self.index.sources[:4]),
                 do="Restore it, or run again with --from prepare.",
             )

@@ -9,7 +9,7 @@ import torch
 from finetune.checkpoints.scratch import Architecture
 from finetune.config import value_of
 from finetune.console import say
-from finetune.errors import RecipeError
+from finetune.errors import RecipeError, counted
 from finetune.evaluation.results import Start
 from finetune.export.card import Card
 from finetune.export.exportable import Exportable
@@ -144,8 +144,8 @@ class PretrainTask(Task[PackedPrepared, Learner, LossModule[Learner], LanguageEv
         )
         if card.excluded:
             say(
-                f"  {card.excluded.documents:,} documents left out that contain one of the {card.excluded.rows:,} rows of "
-                "evaluation sets"
+                f"  {counted(card.excluded.documents, 'document')} left out for containing a row of the evaluation sets "
+                f"({counted(card.excluded.rows, 'row')})"
             )
         vocab_size = tokenizer.vocab_size if is_masked(recipe) else None
         return PackedPrepared(card.documents, card.documents, card.tokens, card.bytes, vocab_size)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 
-from finetune.errors import DataError, listed
+from finetune.errors import DataError, counted, listed
 from finetune.hub.datasets import PREFIX
 from finetune.records import PreparedRow, Record
 from finetune.tables.card import ExamplesCard, TokenSpread
@@ -128,7 +128,7 @@ def read_pairs(
             reason = "empty target" if source.strip() else "empty source"
             found.dropped_rows.setdefault(reason, []).append(row)
     if len(found.records) < fewest:
-        left_out = "; ".join(f"{count} rows left out: {reason}" for reason, count in found.dropped.items())
+        left_out = "; ".join(f"{counted(count, 'row')} left out: {reason}" for reason, count in found.dropped.items())
         raise DataError(
             f"{path}: too few pairs",
             got=f"{len(found.records)} with a source in {found.columns[0]!r} and a target in "

@@ -2,6 +2,7 @@
 
 from itertools import chain
 
+from finetune.errors import counted
 from finetune.evaluation.leakage import overlap
 from finetune.recipe import Recipe
 from finetune.records import DataOrigin
@@ -56,14 +57,16 @@ def prepare(
         sorted(row for part in found.values() for row in getattr(part, name)) for name in ("cut", "left_out")
     )
     both = overlap({name: [record.source for record in part] for name, part in records.items()}, fold_text)
-    notes = [f"{len(rows)} rows left out: {reason}" for reason, rows in dropped.items()]
+    notes = [f"{counted(len(rows), 'row')} left out: {reason}" for reason, rows in dropped.items()]
     if cut:
-        notes.append(f"{len(cut)} sources truncated at the end to fit into {max_length} tokens")
+        notes.append(f"{counted(len(cut), 'source')} truncated at the end to fit into {max_length} tokens")
     room = writing_room(family, max_length, context, recipe.seq2seq.max_new_tokens)
     if shortened := sum(length > room for length in found["test"].tokens.source.lengths()):
-        notes.append(f"{shortened} test sources truncated at the end for generation, to leave room for the target")
+        notes.append(
+            f"{counted(shortened, 'test source')} truncated at the end for generation, to leave room for the target"
+        )
     if left_out:
-        notes.append(f"{len(left_out)} pairs left out: the target alone is longer than {max_length} tokens")
+        notes.append(f"{counted(len(left_out), 'pair')} left out: the target alone is longer than {max_length} tokens")
     sides = zip(*(part.sides() for part in found.values()), strict=True)
     source_tokens, target_tokens = (token_spread([*chain.from_iterable(side)]) for side in sides)
     card = PairsCard(

@@ -28,7 +28,7 @@ def most_frequent(train: Sequence[Sentence], test: Sequence[Sentence]) -> System
             seen[word][tag] += 1
     chosen = {word: counts.most_common(1)[0][0] for word, counts in seen.items()}
     tags = [[chosen.get(word, OUTSIDE) for word in own.words] for own in test]
-    note = "gives each word its most frequent tag in the training set; other words get O"
+    note = "gives each word its most frequent tag in the training set; all other words get O"
     return System(FREQUENT, tags, note, time.perf_counter() - begun)
 
 
@@ -106,4 +106,4 @@ def _within_work_limit(train: Sequence[Sentence], tags: int, seed: int) -> tuple
         return train, ""
     order = np.random.default_rng(seed).permutation(len(train))[: int(len(train) * WORK_LIMIT / work)]
     used = [train[at] for at in sorted(order.tolist())]
-    return used, f"; fitted on {len(used):,} of {len(train):,} sentences to bound the time"
+    return used, f"; fitted on {len(used):,} of {len(train):,} sentences to limit the time"

@@ -46,10 +46,10 @@ def divide_sentences(recipe: Recipe, source: Sentences, given: dict[str, Sentenc
     for name, part in found.items():
         if not any(tag != OUTSIDE for sentence in part for tag in sentence.tags):
             raise DataError(
-                f"no name in the {name} split",
+                f"no entity in the {name} split",
                 got=f"{len(part)} of {count_different(texts)} different sentences",
-                known="each split needs sentences with names",
-                do="Add sentences, or set split.val_fraction and split.test_fraction higher.",
+                known="each split needs sentences with entities",
+                do="Add sentences, or raise split.val_fraction and split.test_fraction.",
             )
     return found
 

@@ -158,7 +158,7 @@ def compare(directory: Path, model: Tagger, tokens: Tokens, texts: list[str]) ->
 def _facts(evaluation: TagEvaluation, data: TagCard) -> list[str]:
     """The results of a run's model, and its training data."""
     return [
-        f"F1 of names: {metric_text(evaluation.metrics['f1'], 'f1')} held-out sentences, 95 % interval",
+        f"F1 of entities on held-out sentences: {metric_text(evaluation.metrics['f1'], 'f1')}, 95 % interval in brackets",
         escape_markdown(
             f"data: {data.name} ({data.source}); licence: {data.licence or 'not stated'}"
             + (f"; cite: {data.citation}" if data.citation else "")
@@ -173,12 +173,12 @@ def readme(name: str, card: TagBundleCard, exported: Exported, facts: list[str],
         [
             f"# {escape_markdown(name)}",
             "",
-            f"A model that finds names ({', '.join(map(escape_markdown, kinds))}), made by gpt2-finetune from "
+            f"A model that finds named entities ({', '.join(map(escape_markdown, kinds))}), made by gpt2-finetune from "
             f"{escape_markdown(f'{card.weights.name} ({card.weights.source})')}.",
             "",
             *([card.weights.note, ""] if card.weights.note else []),
             *(f"- {fact}" for fact in facts),
-            f"- a sentence is read up to {card.max_length} tokens",
+            f"- sentences are truncated to {card.max_length} tokens",
             f"- {exported.summary}",
             "",
             "## Use",

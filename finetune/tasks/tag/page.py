@@ -231,7 +231,7 @@ def sentences(evaluation: TagEvaluation) -> Section:
     intro = (
         f"{evaluation.wrong_sentences:,} of {total:,} test sentences have a word with a wrong tag. The table shows "
         f"{len(rows)} of them, taken at regular intervals. Row counts the sentences of the file from 0. A sentence with the "
-        "same entities in both columns differs in B- and I- tags alone, which seqeval's rule reads as the same entity. Some "
+        "same entities in both columns differs only in its B- and I- tags, which seqeval's rule reads as the same entity. Some "
         "errors may be wrong tags in the data."
     )
     return Section(
@@ -361,7 +361,7 @@ def summary(evaluation: TagEvaluation) -> list[str]:
         for own in evaluation.baselines
     ]
     return [
-        f"test sentences: {evaluation.headline.n:,}; names as seqeval counts them; 95 % intervals in brackets; p is that of "
+        f"test sentences: {evaluation.headline.n:,}; entities are counted as in seqeval; 95 % intervals in brackets; p is for "
         f"{metric}",
         *aligned(rows),
     ]

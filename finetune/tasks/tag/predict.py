@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.console import progress
-from finetune.errors import DataError
+from finetune.errors import DataError, counted
 from finetune.tables.detect import detect_format, without_header
 from finetune.tables.readers import SAMPLE, find_unlabelled_text, join_cells
 from finetune.tables.tables import as_cell, iterate_values
@@ -52,7 +52,7 @@ def predict_table(
     sample = list(itertools.islice(table, SAMPLE))
     if not sample:
         raise DataError(
-            f"{source}: a header and no rows", do="Add rows; or give --no-header, if the first line is one."
+            f"{source}: a header and no rows", do="Add rows, or give --no-header if the first line is data."
         )
     columns = sample[0][0]
     if ADDED in columns and not overwrite:
@@ -74,7 +74,7 @@ def predict_table(
             writer.write([[values[place] for place in kept] for values in chunk], [[_cell(own)] for own in names])
             found += sum(map(len, names))
             advance(len(chunk))
-    yield f"{target}: {total:,} rows, {found:,} names, text {','.join(columns[index] for index in at)!r}"
+    yield f"{target}: {counted(total, 'row')}, {counted(found, 'name')}, text {','.join(columns[index] for index in at)!r}"
 
 
 def help_predict(directory: Path) -> None:

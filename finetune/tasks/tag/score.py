@@ -219,7 +219,7 @@ def word_confusion(
     sentences: Sequence[Sentence], predicted: Sequence[Sequence[str]], kinds: list[str]
 ) -> tuple[list[str], list[list[int]]]:
     """The kinds and "no name", and the number of words by true and predicted kind."""
-    names = [*kinds, "no name"]
+    names = [*kinds, "no entity"]
     matrix = np.zeros((len(names), len(names)), int)
     for own, guess in zip(sentences, predicted, strict=True):
         for a, b in zip(own.tags, guess, strict=True):
@@ -284,7 +284,9 @@ def score_tagger(
     if not clean.all():
         kept = EntityCounts(counts.kinds, counts.names[clean], counts.words[clean], counts.exact[clean])
         clean_metric = (
-            measure(kept, resamples, seed)[headline] if clean.any() else undefined(0, "every sentence overlaps")
+            measure(kept, resamples, seed)[headline]
+            if clean.any()
+            else undefined(0, "every sentence occurs in another split")
         )
     return TagEvaluation(
         schema_version=1,
@@ -320,6 +322,7 @@ def verdict(evaluation: TagEvaluation) -> str:
         metric, METRIC_NAMES[metric]
     )
     sentences = [f"{what} on held-out sentences: {metric_text(headline, metric)}."]
+    advice = ": use the baseline, add training data, or start from a larger model"
     for own in evaluation.baselines:
         difference = own.differences[metric]
         size, p = points(metric, difference.known_value()) or 0.0, difference.p()
@@ -330,10 +333,8 @@ def verdict(evaluation: TagEvaluation) -> str:
         elif size > 0:
             sentences.append(f"{shown}; the model is better by {size:.1f} points ({p_text(p)}).")
         else:
-            sentences.append(
-                f"{shown}; the baseline is better by {-size:.1f} points ({p_text(p)}): use the baseline, "
-                "add training data, or start from a larger model."
-            )
+            sentences.append(f"{shown}; the baseline is better by {-size:.1f} points ({p_text(p)}){advice}.")
+            advice = ""  # once is enough
     unseen = evaluation.known[0].unseen
     if unseen.value is not None:
         sentences.append(
@@ -389,7 +390,7 @@ def _recall(counts: np.ndarray, resamples: int, seed: int) -> Metric:
     """The share of right names, from counts (n, 2) per sentence; its n is the number of names."""
     right, true = counts.sum(0)
     if not true:
-        return undefined(0, "no such name")
+        return undefined(0, "no such entity")
 
     def share(drawn: np.ndarray) -> np.ndarray:
         sums = drawn @ counts

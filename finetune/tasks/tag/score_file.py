@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from finetune.errors import DataError, listed
+from finetune.errors import DataError, counted, listed
 from finetune.report.metric_text import metric_text
 from finetune.tasks.tag.bundle import TagBundle
 from finetune.tasks.tag.score import entity_counts, measure, per_kind
@@ -23,17 +23,20 @@ def score_file(
     unknown = {tag for own in found.sentences for tag in own.tags} - set(bundle.tags)
     if unknown:
         raise DataError(
-            f"{data}: names of a kind that the model never saw",
+            f"{data}: entity types that the model never saw",
             got=listed(sorted({tag[2:] for tag in unknown})),
             known=listed(sorted({tag[2:] for tag in bundle.tags[1:]})),
-            do="Rename the kinds, or leave them out.",
+            do="Rename the types, or leave them out.",
         )
     predicted = [tags for tags, _ in bundle.tag([own.words for own in found.sentences])]
     counts = entity_counts(found.sentences, predicted, bundle.tags)
     metrics = measure(counts, resamples=1000, seed=0)
-    names = [f"{own.kind}: F1 {metric_text(own.f1, 'f1')}, {own.names:,} names" for own in per_kind(counts, 1000, 0)]
+    names = [
+        f"{own.kind}: F1 {metric_text(own.f1, 'f1')}, {counted(own.names, 'entity', 'entities')}"
+        for own in per_kind(counts, 1000, 0)
+    ]
     return [
-        f"{len(found.sentences):,} sentences",
+        counted(len(found.sentences), "sentence"),
         *(f"{name:18} {metric_text(entry, name)}" for name, entry in metrics.items()),
         *names,
         *(f"note: {note}" for note in found.notes),

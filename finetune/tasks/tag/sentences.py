@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from finetune.errors import DataError, listed, shorten
+from finetune.errors import DataError, counted, listed, shorten
 from finetune.hub.datasets import PREFIX
 from finetune.records import PreparedRow
 from finetune.tables.detect import Detected, byte_order
@@ -24,7 +24,7 @@ HEADER_NAMES = frozenset((*WORD_NAMES, *TAG_NAMES, *SENTENCE_NAMES)) - {"text", 
 CONLL = (".conll", ".conll03", ".bio", ".iob", ".iob2", ".txt", "")
 DOCUMENT = "-DOCSTART-"
 FEWEST = 3  # sentences: one each for training, validation and test
-KNOWN = "a word and its tag in each line, and an empty line after each sentence"
+KNOWN = "a word and its tag on each line, and an empty line after each sentence"
 
 Tagged = tuple[str, list[str], list[str]]  # location, words, tags
 
@@ -62,7 +62,7 @@ def locate_sentences(name: str, encoding: str | None = None) -> DataSource:
     if found := table_source(name, encoding, HEADER_NAMES):
         return found
     raise DataError(
-        f"no sentences {name!r}: no such file",
+        f"{name!r} is neither a bundled set of sentences nor an existing file",
         known=", ".join([*bundled, f"{PREFIX}OWNER/NAME"]),
         do="Give a .conll, .jsonl, .json, .csv, .tsv or .parquet file, for example --set data=my.conll",
     )
@@ -97,7 +97,11 @@ def read_sentences(source: DataSource, settings: Tag, encoding: str | None = Non
         pairs = [(word.strip(), tag.strip()) for word, tag in zip(words, tags, strict=True)]
         kept = [(word, tag) for word, tag in pairs if word]
         if untagged := [word for word, tag in kept if not tag]:
-            raise DataError(f"{where}: a word without a tag", got=repr(untagged[0]), known=f"{OUTSIDE} for no name")
+            raise DataError(
+                f"{where}: a word without a tag",
+                got=repr(untagged[0]),
+                known=f"{OUTSIDE} for a word outside any entity",
+            )
         dropped["an empty word"] += len(pairs) - len(kept)
         if kept:
             found.append(Sentence(row, [word for word, _ in kept], [tag for _, tag in kept]))
@@ -120,22 +124,22 @@ def _in_iob2(found: list[Sentence], path: Path) -> tuple[list[Sentence], list[st
     prefixed = {tag for tag in kinds if is_prefixed(tag)}
     if prefixed and prefixed != kinds:
         raise DataError(
-            f"{path}: tags of two sorts",
+            f"{path}: some tags have no B- or I- prefix, others do",
             got=listed(sorted(kinds - prefixed)),
             known=f"{listed(sorted(prefixed))} and {OUTSIDE}",
-            do="Write every tag as B-KIND, I-KIND or O.",
+            do="Write every tag as B-TYPE, I-TYPE or O.",
         )
     if not any(OUTSIDE in sentence.tags for sentence in found):
         raise DataError(
-            f"{path}: no word is outside a name",
+            f"{path}: every word is in an entity",
             got=listed(sorted(kinds)),
-            known=f"B-KIND and I-KIND for the words of a name, {OUTSIDE} for all others",
+            known=f"B-TYPE and I-TYPE for the words of an entity, {OUTSIDE} for all others",
         )
     mended = [Sentence(own.row, own.words, as_iob2(own.tags, bool(prefixed))) for own in found]
     changed = sum(old.tags != new.tags for old, new in zip(found, mended, strict=True))
     if kinds and not prefixed:
-        return mended, ["tags are kinds without B- and I-: neighbouring words of one kind are read as one name"]
-    return mended, [f"the tags of {changed:,} sentences are not IOB2 and were rewritten as such"] * bool(changed)
+        return mended, ["tags have no B- or I- prefix: neighbouring words of the same type are read as one entity"]
+    return mended, [f"converted the tags of {counted(changed, 'sentence')} to IOB2"] * bool(changed)
 
 
 def _conll(path: Path, encoding: str | None) -> Iterator[Tagged]:
@@ -174,13 +178,15 @@ def _table(path: Path, layout: TableFormat, settings: Tag, notes: list[str]) -> 
     table = iterate_table(path, layout)
     first = next(table, None)
     if first is None:
-        raise DataError(f"{path}: no rows", known="a sentence a row with lists of words and tags, or a word a row")
+        raise DataError(
+            f"{path}: no rows", known="one sentence per row with lists of words and tags, or one word per row"
+        )
     names, cells = first
     words_at = find_column(names, settings.words, WORD_NAMES, "words", path, _mend("words"))
     tags_at = find_column(names, settings.tags, TAG_NAMES, "tags", path, _mend("tags"))
     notes.append(f"words column {names[words_at]!r}, tags column {names[tags_at]!r}")
     if layout.kind == "dataset" and SPLIT_COLUMN in names:
-        notes.append("the data set's own splits are put together and divided anew")
+        notes.append("the data set's own splits are merged, then split again")
     rows = (row for _, row in itertools.chain([first], table))
     if cells[words_at].startswith("["):
         tag_names = _class_names(path, names[tags_at]) if layout.kind == "dataset" else None
@@ -188,11 +194,14 @@ def _table(path: Path, layout: TableFormat, settings: Tag, notes: list[str]) -> 
             where = f"{path}, row {number}"
             words, tags = (_list(row[at], names[at], where) for at in (words_at, tags_at))
             if len(words) != len(tags):
-                raise DataError(f"{where}: {len(words)} words and {len(tags)} tags", known="as many of both")
+                raise DataError(
+                    f"{where}: {counted(len(words), 'word')} and {counted(len(tags), 'tag')}",
+                    known="the same number of both",
+                )
             yield where, _strings(words, names[words_at], where), _tag_names(tags, tag_names, where)
         return
     at = find_column(names, settings.sentence, SENTENCE_NAMES, "sentence", path, _mend("sentence"))
-    notes.append(f"a word a row, sentence column {names[at]!r}")
+    notes.append(f"one word per row, sentence column {names[at]!r}")
     yield from _by_sentence(path, rows, words_at, tags_at, at)
 
 
@@ -220,13 +229,13 @@ def _list(cell: str, name: str, where: str) -> list[Any]:
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, list):
-        raise DataError(f"{where}: {name} is no list", got=repr(shorten(cell, 80)), known='["Anna", "slept"]')
+        raise DataError(f"{where}: {name} is not a list", got=repr(shorten(cell, 80)), known='["Anna", "slept"]')
     return value
 
 
 def _strings(words: list[Any], name: str, where: str) -> list[str]:
     if odd := [word for word in words if not isinstance(word, str)]:
-        raise DataError(f"{where}: {name} holds what is no text", got=repr(odd[0]))
+        raise DataError(f"{where}: {name} contains a value that is not text", got=repr(odd[0]))
     return words
 
 
@@ -238,8 +247,8 @@ def _tag_names(tags: list[Any], names: list[str] | None, where: str) -> list[str
         raise DataError(
             f"{where}: tags are numbers without names",
             got=repr(odd[0]),
-            known=f"B-KIND, I-KIND, {OUTSIDE}",
-            do="Write the tags by name.",
+            known=f"B-TYPE, I-TYPE, {OUTSIDE}",
+            do="Write the names of the tags.",
         )
     return tags
 

@@ -113,10 +113,10 @@ class TagTask(Task[TagPrepared, Reader, Tagger, TagEvaluation]):
             f"{kind} {sum(own.names.get(kind, 0) for own in card.splits.values()):,}" for kind in card.kinds
         )
         sizes = " / ".join(f"{name} {own.sentences:,}" for name, own in card.splits.items())
-        say(f"sentences: {sum(map(len, splits.values())):,}; names: {names}; {card.protocol} split: {sizes}")
+        say(f"sentences: {sum(map(len, splits.values())):,}; entities: {names}; {card.protocol} split: {sizes}")
         say(
-            f"tokens of a sentence: median {card.tokens.median}, 95 % within {card.tokens.p95}, longest {card.tokens.max}; "
-            f"{len(card.cut_rows)} cut at {card.max_length}"
+            f"tokens per sentence: median {card.tokens.median}, 95 % have at most {card.tokens.p95}, longest {card.tokens.max}; "
+            f"{len(card.cut_rows)} truncated to {card.max_length}"
         )
         for note in card.notes:
             say(f"note: {note}")

@@ -8,6 +8,7 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import DescrStatsW
 
 from finetune.evaluation.compare_runs import compare_pairs, sign_flips
+from finetune.evaluation.folds import mean_over_folds
 from finetune.evaluation.over_seeds import over_seeds
 
 
@@ -67,6 +68,14 @@ def test_the_interval_over_seeds_is_students():
     assert (found.mean.low, found.mean.high) == pytest.approx(DescrStatsW(values).tconfint_mean())
     assert found.mean.value == pytest.approx(np.mean(values)) and found.by_seed == values and found.mean.n == 200
     assert found.spread == pytest.approx(DescrStatsW(values, ddof=1).std)
+
+
+@pytest.mark.parametrize("name, least, most", [("", None, None), ("accuracy", 0, 1), ("log_loss", 0, None)])
+def test_an_interval_ends_where_the_metric_does(name, least, most):
+    values = [0.1, 0.9, 0.5]  # Student's interval: -0.49 to 1.49
+    for found in (over_seeds(values, 20, name).mean, mean_over_folds(values, 20, name)):
+        assert found.low == least if least is not None else found.low < -0.4
+        assert found.high == most if most is not None else found.high > 1.4
 
 
 def test_the_interval_over_seeds_covers():

@@ -135,14 +135,14 @@ def test_changes_keep_what_they_should_and_rows_without_change_are_not_counted()
     text = 'It\'s "free" - call WINNER now, ok'
     changed = {name: change(text) for name, change in robustness.CHANGES.items()}
     assert changed["lower case"] == text.lower() and changed["no punctuation"] == "Its free  call WINNER now ok"
-    assert changed["a full stop at the end"] == text + "." and "  -  call  " in changed["double blanks"]
+    assert changed["a full stop at the end"] == text + "." and "  -  call  " in changed["double spaces"]
     assert sorted(changed["two letters of a word swapped"]) == sorted(text) != changed["two letters of a word swapped"]
     assert len(changed["a letter of a word missing"]) == len(text) - 1
     assert "\u2019" in changed["typographic quotes and dashes"]
     rows = robustness.changed_texts(["abc", "Hello", "..."], str)
-    assert set(rows["lower case"]) == {1} and set(rows["no punctuation"]) == set() == set(rows["double blanks"])
+    assert set(rows["lower case"]) == {1} and set(rows["no punctuation"]) == set() == set(rows["double spaces"])
     folded = robustness.changed_texts(["a b"], lambda text: " ".join(text.split()))
-    assert folded["double blanks"] == {}
+    assert folded["double spaces"] == {}
     found = robustness.flips("x", np.array([0, 1, 1, 0]), np.array([0, 1, 0, 0]))
     interval = proportion_confint(1, 4, method="wilson")
     assert (found.share.value, found.share.low, found.share.high) == pytest.approx((0.25, *interval))

@@ -54,7 +54,7 @@ def test_the_shapes_have_the_published_numbers_of_parameters():
     [{"heads": 5}, {"heads": 0}, {"layers": 0}, {"vocab_size": 0}, {"context": 0}, {"width": 0}, {"width": -32}],
 )
 def test_a_shape_that_is_none_is_an_error(wrong):
-    with pytest.raises(WeightsError, match="no GPT-2 shape"):
+    with pytest.raises(WeightsError, match="not a valid GPT-2 shape"):
         GPTConfig(**{**SHAPE.__dict__, **wrong})
 
 

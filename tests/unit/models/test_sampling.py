@@ -105,7 +105,7 @@ def test_temperature_zero_takes_the_likeliest():
         ({"seed": -1}, "seed is out of range"),
         ({"seed": 2**63}, "seed is out of range"),
         ({"beams": 2, "temperature": 0.7}, "beam search does not sample; got temperature 0.7"),
-        ({"beams": 2, "samples": 3}, "known: 2 from beam search"),
+        ({"beams": 2, "samples": 3}, "known: at most 2 with beam search"),
         ({"temperature": 0, "samples": 2}, "temperature 0"),
     ],
 )

@@ -83,17 +83,14 @@ def input_ids() -> torch.Tensor:
         ({"positions": "relative"}, "unknown positions; got 'relative'; known: learned, sinusoidal, rotary"),
         ({"activation": "silu"}, "unknown activation; got 'silu'; known: gelu, relu, swiglu"),
         ({"norm": "layer"}, "unknown norm; got 'layer'; known: pre, post, rms"),
-        (
-            {"width": 12, "positions": "rotary"},
-            "rotary positions pair the channels of a head; got 3 of them; known: even",
-        ),
+        ({"width": 12, "positions": "rotary"}, "rotary positions need an even number of channels in a head; got 3"),
         (
             {"width": 9, "heads": 3, "positions": "sinusoidal"},
-            "sinusoidal positions pair the channels of the model; got 9",
+            "sinusoidal positions need an even number of channels in the model; got 9",
         ),
-        ({"heads": 5}, "heads divide"),
+        ({"heads": 5}, "divisible by the heads"),
         ({"attention": "sparse"}, "unknown attention; got 'sparse'; known: full, local, strided"),
-        ({"window": 0}, "the window of attention is empty; got 0; known: 1 or more"),
+        ({"window": 0}, "the attention window is empty; got 0; known: 1 or more"),
     ],
 )
 def test_a_variant_that_cannot_be_is_an_error(wrong, message):

@@ -71,4 +71,4 @@ def test_what_it_cannot_run_is_refused_in_words(monkeypatch):
     assert "GPT-2" in why_not_varlen(Transformer(TransformerConfig(50, 8, 16, 1, 2)), cuda, "bf16")
     assert "bf16" in why_not_varlen(gpt, cuda, "fp32")
     monkeypatch.setattr(side_by_side, "load_kernel", lambda: False)
-    assert "does not have it" in why_not_varlen(gpt, cuda, "bf16")
+    assert "has no variable-length attention" in why_not_varlen(gpt, cuda, "bf16")

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from finetune.errors import DataError
+from finetune.errors import DataError, counted
 from finetune.tables.detect import detect_format
 from finetune.tables.readers import HEADER_NAMES, read_labelled
 from finetune.tables.tables import iterate_table, look_at_bytes
@@ -110,7 +110,7 @@ def test_rows_that_a_quote_would_swallow_are_found(detect):
     assert not found.layout.quoting and not found.layout.header and len(rows) == 7
     lost = 7 - len(list(csv.reader(SWALLOWED.splitlines(keepends=True), delimiter="\t")))
     assert found.lost_by_quoting == lost > 0
-    assert any(f"default quoting would have lost {lost} rows" in note for note in found.notes)
+    assert any(f"default quoting would have lost {counted(lost, 'row')}" in note for note in found.notes)
 
 
 def test_a_quote_that_closes_at_a_line_end_swallows_too(detect):
@@ -181,9 +181,9 @@ def test_a_title_above_the_header_is_refused_with_the_line(detect):
 @pytest.mark.parametrize(
     "magic, what, fix",
     [
-        (b"PK\x03\x04", "Excel workbook", "name end in .xlsx"),
+        (b"PK\x03\x04", "Excel workbook", "rename it to end in .xlsx"),
         (b"\xd0\xcf\x11\xe0", "old Excel", "save it as CSV"),
-        (b"\x1f\x8b", "gzip", "name end in .gz"),
+        (b"\x1f\x8b", "gzip", "Rename it to end in .gz"),
     ],
 )
 def test_binary_files_are_recognised_by_their_first_bytes(detect, name, magic, what, fix):

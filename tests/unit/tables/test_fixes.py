@@ -59,19 +59,19 @@ def test_fixes_change_train_and_validation_and_no_test_row(source):
     assert parts == {"train": [0, 1, 5, 6], "val": [3], "test": [4]}
     assert (fixed.relabelled, fixed.dropped, fixed.as_before, fixed.test) == (2, 1, 1, [4])
     assert str(fixed) == (
-        "2 rows relabelled, 1 row dropped; not applied to 1 row of the test, which is never changed (4)"
+        "2 rows relabelled, 1 row dropped; not applied to 1 test row (4), as test rows are never changed"
     )
 
 
 @pytest.mark.parametrize(
     "fixes, said",
     [
-        ([Fix(0, "", "eggs")], "labels that no row of the data has; got eggs; known: =x, ham, spam"),
+        ([Fix(0, "", "eggs")], "labels that are not in the data; got eggs; known: =x, ham, spam"),
         ([Fix(9, "", "ham")], "row 9 is in no split"),
         ([Fix(0, "val", "spam")], "row 0 is in no split"),
         ([Fix(5, "", "ham")], "too few rows are left to train on; got none with the label =x"),
         ([Fix(2, "", None), Fix(3, "", None)], "got a split without rows"),
-        ([Fix(0, "", "ham"), Fix(4, "", "spam")], "changes no row to train or validate on; got 1 row with the label"),
+        ([Fix(0, "", "ham"), Fix(4, "", "spam")], "changes no training or validation row; got 1 row with the label"),
     ],
 )
 def test_fixes_that_do_not_fit_the_data_are_refused(source, fixes, said):

@@ -25,7 +25,7 @@ def test_texts_that_look_alike_give_nothing_away():
     [
         (lambda text, row: text + "  " * (row % 2), "white_space_clue", "ends with white space in 100% of the rows"),
         (lambda text, row: " " * (row % 2) + text, "white_space_clue", "begins with white space"),
-        (lambda text, row: text.replace(" ", " " * (1 + row % 2)), "white_space_clue", "two or more blanks"),
+        (lambda text, row: text.replace(" ", " " * (1 + row % 2)), "white_space_clue", "two or more spaces"),
         (lambda text, row: text + "\u200b" * (row % 2), "white_space_clue", "invisible characters"),
         (lambda text, row: text.replace(" ", "\n", row % 2), "white_space_clue", "has line breaks"),
         (lambda text, row: text + "!" * (row % 2), "style_clue", "ends with an exclamation mark"),

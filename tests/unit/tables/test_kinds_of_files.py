@@ -85,7 +85,7 @@ def test_a_workbook_is_read_as_pandas_reads_it(tmp_path):
 def test_a_workbook_of_several_sheets_blank_rows_and_no_header(tmp_path):
     path = workbook(tmp_path / "my.xlsx", [], [[], *([text, label] for text, label in ROWS), [None, None]], [["x"]])
     found = detect_format(path, header_names=HEADER_NAMES)
-    assert found.notes[0] == "only the sheet 'Sheet 2' is read; others with cells: Sheet 3"
+    assert found.notes[0] == "only the sheet 'Sheet 2' is read; other sheets with cells: Sheet 3"
     assert not found.layout.header and [tuple(cells) for _, cells in iterate_table(path, found.layout)] == ROWS
 
 
@@ -121,7 +121,7 @@ def test_folders_are_the_labels_of_their_texts(tmp_path):
     path = folder(tmp_path / "mails", files | {"README.md": "no text", ".git/a.txt": "x", "ham/.DS_Store": b"\0"})
     assert sorted(pairs(path)) == sorted(ROWS)
     assert next(iterate_table(path)) == (["text", "label", "file"], ["text número 0", "ham", "ham/00.txt"])
-    assert detect_format(path).notes == ("1 file that is in no label's folder is not read",)
+    assert detect_format(path).notes == ("1 file outside the labels' folders is not read",)
 
 
 def test_folders_of_splits_give_the_split(tmp_path):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from finetune.errors import DataError, listed, shorten
+from finetune.errors import DataError, counted, listed, shorten
 from finetune.tables.readers import (
     LABEL_NAMES,
     TEXT_NAMES,
@@ -53,6 +53,11 @@ def test_long_lists_are_cut():
     assert listed(["x" * 5000, "y"]) == "x" * 87 + "..., y"
     assert shorten("a \n b") == "a b" and shorten("a" * 60) == "a" * 60 and shorten("ab" * 5000) == "ab" * 28 + "a..."
     assert shorten(" " * 5000 + "a") == "a" and shorten("a" + " " * 5000 + "a") == "a..."
+
+
+def test_a_number_agrees_with_its_noun():
+    assert [counted(n, "row") for n in (0, 1, 1234)] == ["0 rows", "1 row", "1,234 rows"]
+    assert counted(2, "entity", "entities") == "2 entities"
 
 
 def test_rows_without_text_or_label_are_counted_and_the_others_keep_their_numbers(tmp_path):

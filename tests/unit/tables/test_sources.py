@@ -82,7 +82,7 @@ def test_a_name_wins_over_a_file_of_that_name(registry):
     [
         (
             "nothing.csv",
-            r"no data 'nothing\.csv': neither a file nor the name of a data set; known: toy, away, .*spam-sample",
+            r"'nothing\.csv' is neither a file nor the name of a data set; known: toy, away, .*spam-sample",
         ),
         ("toi", "did you mean 'toy'"),
         ("mirror", "mirror: a directory instead of a file"),
@@ -114,17 +114,17 @@ def test_further_files_are_sides(tmp_path):
 
 def test_further_files_read_the_same_columns_and_keep_to_the_labels(tmp_path):
     names = write(tmp_path, data=["a,x,", "b,y,"], test=["d,z,", "a,x,"])
-    with pytest.raises(DataError, match=r"test\.csv: labels that no row of data\.csv has; got z; known: x, y"):
+    with pytest.raises(DataError, match=r"test\.csv: labels that are not in data\.csv; got z; known: x, y"):
         read_data(Recipe(**names))
-    with pytest.raises(DataError, match="the table to train on, given again"):
+    with pytest.raises(DataError, match="the training table, given again"):
         read_data(Recipe(data=names["data"], test=names["data"]))
     rows = ["a,x,", "b,y,"]
     copy = write(tmp_path, data=["a,x,", "b,y,"], copy=rows, validation=rows[:1], test=rows[:1])
-    with pytest.raises(DataError, match=r"the table to train on, given again; got a copy of data\.csv"):
+    with pytest.raises(DataError, match=r"the training table, given again; got a copy of data\.csv"):
         read_data(Recipe(data=names["data"], test=copy["copy"]))
-    with pytest.raises(DataError, match=r"test\.csv: the table to validate on, given again; got a copy of validation"):
+    with pytest.raises(DataError, match=r"test\.csv: the validation table, given again; got a copy of validation"):
         read_data(Recipe(data=names["data"], validation=copy["validation"], test=copy["test"]))
-    with pytest.raises(DataError, match=r"validation\.csv: the table to validate on, given again\. Leave"):
+    with pytest.raises(DataError, match=r"validation\.csv: the validation table, given again\. Leave"):
         read_data(Recipe(data=names["data"], validation=copy["validation"], test=copy["validation"]))
     (tmp_path / "test.csv").write_text("message,label\na,x\n")
     with pytest.raises(DataError, match=r"test\.csv: no column 'text'"):
@@ -156,7 +156,7 @@ def test_a_split_column_and_a_file_do_not_contradict(tmp_path):
     names = write(tmp_path, data=["a,x,train", "b,y,train", "c,x,test"], test=["d,x,"])
     columns = {"split": "split"}
     assert read_data(Recipe(data=names["data"], columns=columns)).sides == ["train", "train", "test"]
-    with pytest.raises(DataError, match=r"data\.csv says itself which rows are the test split"):
+    with pytest.raises(DataError, match=r"data\.csv already has a split column with test rows"):
         read_data(Recipe(**names, columns=columns))
 
 

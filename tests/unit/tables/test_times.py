@@ -41,10 +41,10 @@ def test_another_date_of_the_column_settles_the_order(cells, day_and_month):
 @pytest.mark.parametrize(
     "cells, said",
     [
-        (("03/04/2025", "05/06/2025"), "no date settles whether the day or the month comes first"),
-        (("13/04/2025", "04/13/2025"), "both orders occur"),
-        (("2025-04-03", "soon", ""), "2 cells are not a time; got 'soon', '' (row 1, row 2)"),
-        (("1", "nan"), "1 cells are not a time"),
+        (("03/04/2025", "05/06/2025"), "no date shows whether the day or the month comes first"),
+        (("13/04/2025", "04/13/2025"), "day-first and month-first dates both occur"),
+        (("2025-04-03", "soon", ""), "2 cells are not times; got 'soon', '' (row 1, row 2)"),
+        (("1", "nan"), "1 cell is not a time"),
     ],
 )
 def test_what_is_no_time_is_refused(cells, said):

@@ -22,7 +22,7 @@ def log(folder, losses):
         ([0.5 + step / 100 for step in range(30)], "did not fall"),
         (
             [0.7] * 10 + [40.0] * 20,
-            "ran away: 0.700 at the start, more than 3 times that at step 11, 40.000 at the end",
+            "diverged: 0.700 at the start, more than 3 times that at step 11, 40.000 at the end",
         ),
         ([0.7 - step / 100 for step in range(30)], ""),
         ([0.7] * 5 + [9.0] + [0.3] * 24, ""),

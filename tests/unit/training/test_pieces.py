@@ -64,7 +64,7 @@ def test_pieces_of_rows_stand_side_by_side_and_come_back_from_disk(tmp_path):
     found.save(tmp_path / "train")
     for damage in (b"\1" * 7, np.array([2, 1, 4]).tobytes(), np.array([0, 3, 3]).tobytes()):
         (tmp_path / "train.pieces").write_bytes(damage)
-        with pytest.raises(RunError, match="not the pieces that were written"):
+        with pytest.raises(RunError, match="not the counts written by this run"):
             Pieces.load(tmp_path / "train")
 
 

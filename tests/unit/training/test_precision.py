@@ -78,7 +78,7 @@ def test_fp16_is_never_chosen_but_named_where_it_may_help(monkeypatch):
         "fp32",
         "no bf16 arithmetic on this cuda; train.precision=fp16 uses fp16 arithmetic",
     )
-    assert precision.choose_precision("fp16", 768) == ("fp16", "as asked")
+    assert precision.choose_precision("fp16", 768) == ("fp16", "as requested")
 
 
 @pytest.mark.parametrize("gpu", [True, False])

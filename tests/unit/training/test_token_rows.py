@@ -41,7 +41,7 @@ def test_rows_are_taken_cut_and_mapped_from_a_file(tmp_path, vocab_size):
 def test_tokens_of_another_size_are_refused(tmp_path):
     TokenRows.of([[[1, 2, 3], [4]]], 257).save(tmp_path / "train")
     (tmp_path / "train.ids").write_bytes(b"123")
-    with pytest.raises(RunError, match="train.ids: not the tokens that were written.*--from prepare"):
+    with pytest.raises(RunError, match="train.ids: not the tokens written by this run.*--from prepare"):
         TokenRows.load(tmp_path / "train")
 
 

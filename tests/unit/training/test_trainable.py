@@ -147,7 +147,7 @@ def test_what_was_asked_for_stays():
     for asked in (Train(method="head", lr=0.03, epochs=7), Train(method="lora", lr=0.03, epochs=7, lora_rank=3)):
         assert choose_settings(asked, 124_000_000, True, 1000, "cpu") == (asked, [])
         high = asked.model_copy(update={"lr": 50.0})
-        assert choose_settings(high, 124_000_000, True, 1000, "cpu")[1][0].startswith("warning: lr 50 is far above")
+        assert choose_settings(high, 124_000_000, True, 1000, "cpu")[1][0].startswith("warning: lr 50 is far too high")
 
 
 def test_a_setting_of_lora_that_the_chosen_method_does_not_read_is_refused():

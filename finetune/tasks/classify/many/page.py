@@ -3,6 +3,7 @@
 import shlex
 
 from finetune.console import aligned
+from finetune.errors import counted
 from finetune.evaluation.label_sets import FEW
 from finetune.report import provenance
 from finetune.report.blocks import Code, PageContent, Section, Table, Text
@@ -70,7 +71,7 @@ def per_label_section(evaluation: ManyEvaluation) -> Section:
     absent = [row.label for row in evaluation.per_label if not row.support]
     note = f"A row gets a label if its probability is at least the label's threshold: {rule}."
     if absent:
-        note += f" {len(absent)} labels have no test row; in macro F1 they count as 0."
+        note += f" {counted(len(absent), 'label has', 'labels have')} no test row; in macro F1 their F1 counts as 0."
     blocks = [Table(caption, columns, cells, frozenset(range(1, len(columns)))), Text(note, small=True)]
     return Section("labels", "Labels", blocks)
 
@@ -87,7 +88,7 @@ def sets(evaluation: ManyEvaluation) -> Section:
         f"{evaluation.predicted_per_row:.2f}."
     )
     table = Table("Test rows by their number of labels", ["Labels", "True", "Predicted"], rows, frozenset({1, 2}))
-    return Section("sets", "Labels in a row", [Text(mean), table])
+    return Section("sets", "Labels per row", [Text(mean), table])
 
 
 def use(name: str, evaluation: ManyEvaluation) -> Section:
@@ -112,7 +113,7 @@ def use(name: str, evaluation: ManyEvaluation) -> Section:
                 f'classify = pipeline("text-classification", model={run + "/export/hf"!r}, top_k=None)\n'
                 'classify("some text", truncation=True)'
             ),
-            Text("transformers gives each label's probability; the thresholds stand in bundle.json.", small=True),
+            Text("transformers gives each label's probability; the thresholds are in bundle.json.", small=True),
             *use_note(evaluation.long_texts),
         ],
     )

@@ -1,7 +1,7 @@
 """The section of a classifier's page on ``evaluate.choose = best``."""
 
 from finetune.report.blocks import Section, Table, Text, metric_cell, metric_name
-from finetune.report.metric_text import metric_value
+from finetune.report.metric_text import in_sentence, metric_value
 from finetune.tasks.classify.score import CANDIDATES, ClassifierEvaluation, subject
 
 
@@ -24,11 +24,12 @@ def choice_section(evaluation: ClassifierEvaluation) -> list[Section]:
     )
     shown = metric_cell(metric, model).replace("\n", " ")
     said = (
-        f"The headline is that of {subject(evaluation)}, which the bundle holds. It was chosen on the validation rows, by "
-        f"{metric_name(metric)} and then by log loss; the test rows chose nothing. The model alone has on test: {shown}. On "
-        "validation the model, whose checkpoint and temperature were chosen there, is favoured a little, and with few rows "
-        "the choice is close to a draw."
+        f"The headline metric is that of {subject(evaluation)}, which the bundle contains. It was chosen on the validation "
+        f"rows, by {in_sentence(metric_name(metric))} and then by log loss; the test rows played no part. The model "
+        f"alone on the test rows: {shown}. The model's checkpoint and temperature were also chosen on the "
+        "validation rows, which favours it slightly; "
+        "with few rows the choice is close to chance."
     )
     if evaluation.model is not None:
-        said += " Why it errs, further below, is about the model."
-    return [Section("choice", "What the bundle holds", [Text(said), table])]
+        said += " The error analysis further below is of the model."
+    return [Section("choice", "What the bundle contains", [Text(said), table])]

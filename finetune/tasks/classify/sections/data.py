@@ -1,5 +1,6 @@
 """The report's section on a classifier's data: source, splits and findings of the checks."""
 
+from finetune.errors import counted
 from finetune.report import provenance
 from finetune.report.blocks import Section, Table, Text, facts, percent, sentence, value_text
 from finetune.tables.codes import GUIDE
@@ -16,7 +17,7 @@ def data_section(card: ClassifierCard | None, divided: bool = True) -> Section:
     if card is None:
         return Section("data", "Data", [Text("The run has no data card.")])
     tokens = card.tokens
-    truncated = f"{value_text(tokens.cut_rows)} rows were truncated"
+    truncated = f"{counted(tokens.cut_rows, 'row was', 'rows were')} truncated"
     pairs = [
         *provenance.origin(card),
         ("Rows", f"{card.rows:,}"),
@@ -24,7 +25,7 @@ def data_section(card: ClassifierCard | None, divided: bool = True) -> Section:
         ("Split seed", card.seed),
         ("Exact duplicates", f"{card.exact_duplicates:,}"),
         ("Distinct texts after normalising", f"{card.groups:,}"),
-        ("Left out", "; ".join(f"{value_text(count)} rows: {why}" for why, count in card.dropped.items())),
+        ("Left out", "; ".join(f"{counted(count, 'row')}: {why}" for why, count in card.dropped.items())),
         (
             "Tokens per text",
             f"median {value_text(tokens.median)}, 95th percentile {value_text(tokens.p95)}, "

@@ -5,8 +5,8 @@ from finetune.report.blocks import Section, Table, Text, metric_cell, metric_nam
 from finetune.report.metric_text import metric_value
 
 
-def seeds_section(seeds: Seeds | None) -> list[Section]:
-    """The metrics over several seeds; an empty list for one training."""
+def seeds_section(seeds: Seeds | None, chosen: bool = False) -> list[Section]:
+    """The model's metrics over several seeds; an empty list for one training. chosen: by ``evaluate.choose = best``."""
     if seeds is None:
         return []
     rows = [
@@ -20,9 +20,12 @@ def seeds_section(seeds: Seeds | None) -> list[Section]:
     ]
     said = (
         f"{len(seeds.seeds)} trainings on the same rows with the seeds {', '.join(map(str, seeds.seeds))}. Everything else in "
-        "this report, and the exported model, is of the first. The interval says how far another seed moves the mean on "
-        "these test rows (Student's t); how far other rows would move it, say the intervals of the other tables."
+        "this report, and the exported model, comes from the first. The interval shows how much the mean would vary with "
+        "other seeds on these test rows (Student's t); the intervals of the other tables show how much it would vary with "
+        "other test rows."
     )
+    if chosen:
+        said += " The metrics here are of the model alone, whatever the bundle contains."
     columns = ["Metric", "Mean", "Standard deviation", "Each seed"]
     return [
         Section(

@@ -306,5 +306,5 @@ def test_without_a_header_few_rows_and_odd_ones_are_read_too(bundle_at, tmp_path
     counts = predict.predict_table(bundle, tmp_path / "in.csv", tmp_path / "out.csv", named, header=False)
     assert (counts["rows"], counts["text_column"]) == (rows, "column_1")
     pd.DataFrame({"text": ["a"]}).to_parquet(tmp_path / "in.parquet")
-    with pytest.raises(DataError, match="a file of this kind has column names; got parquet"):
+    with pytest.raises(DataError, match="a file of this kind always has column names; got parquet"):
         predict.predict_table(bundle, tmp_path / "in.parquet", tmp_path / "out.csv", None, header=False)

@@ -78,8 +78,8 @@ def test_a_file_that_is_not_utf8_is_checked_with_a_guess_and_stops(tmp_path):
     assert (found.findings[0].check, found.findings[0].level) == ("encoding", "stop")
     with pytest.raises(
         DataError,
-        match="not UTF-8: the first invalid line is line 2; 0 of the 20 lines.*cp1252, a guess, "
-        "which reads 'café'.*--encoding cp1252",
+        match="not UTF-8: the first invalid line is line 2; 0 of the 20 non-ASCII lines.*cp1252, a guess "
+        "that reads 'café'.*--encoding cp1252",
     ):
         show(found, as_json=True)
 

@@ -1,13 +1,16 @@
 """``evaluate.choose = best``: the winner's figures are its own, and validation rows alone choose it."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, log_loss
 
 from finetune.evaluation.baseline import fit_tfidf
 from finetune.evaluation.results import Start, StartWeights
+from finetune.recipe import Recipe
 from finetune.tables.splits import normalise_text
-from finetune.tasks.classify import choose
+from finetune.tasks.classify import choose, seeds
 from finetune.tasks.classify.choose import score_best
 from finetune.tasks.classify.score import TFIDF, ClassifierEvaluation, score_classifier, verdict
 
@@ -86,3 +89,12 @@ def test_an_average_has_the_mean_of_both_log_probabilities(monkeypatch):
     assert found.choice.winner == "average"
     assert p == pytest.approx(both / both.sum(axis=1, keepdims=True), abs=1e-9)
     assert [entry.name for entry in found.baselines][:2] == ["the model", TFIDF]
+
+
+def test_seeds_are_of_the_model_even_where_another_won(monkeypatch, tmp_path):
+    first = score_best(**given({"val": 0.5, "test": 1.0}))[0]
+    assert first.choice.winner == "tfidf" and first.metrics != first.model.metrics
+    monkeypatch.setattr(seeds, "_train", lambda *given: first.model.metrics)
+    run = SimpleNamespace(path=lambda *names: tmp_path / "seeds")
+    found = seeds.train_seeds(None, Recipe(evaluate={"seeds": 2}), run, first)
+    assert found.metrics["log_loss"].by_seed == [first.model.metrics["log_loss"].value] * 2

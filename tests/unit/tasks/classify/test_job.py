@@ -65,7 +65,7 @@ def test_prepare_refuses_a_split_without_a_label():
 def test_prepare_says_that_groups_are_too_few():
     given = source(300)
     given.groups = [f"person {i % 3}" for i in range(300)]
-    with pytest.raises(DataError, match=r"too few rows.*; 3 groups in column 'who' in 300 rows\. .*leave --group out"):
+    with pytest.raises(DataError, match=r"too few rows.*; 3 groups in column 'who' in 300 rows\. .*leave out --group"):
         data.prepare(Recipe(columns={"group": "who"}), given, TOKENIZER, 20)
 
 
@@ -118,7 +118,9 @@ def test_prepare_keeps_given_splits_and_counts_their_overlap():
     assert len(records["train"]) + len(records["val"]) == 60 and 3 <= len(records["val"]) <= 9
     train = [normalise_text(record.text) for name in ("train", "val") for record in records[name]]
     both = sum(normalise_text(record.text) in train for record in records["test"])
-    assert both >= 3 and any(note.startswith(f"{both} of 30 test rows have a text") for note in card.notes)
+    assert both >= 3 and any(
+        note.startswith(f"{both} of 30 test rows have the same normalised text") for note in card.notes
+    )
     own = {
         name: {given.groups[given.rows.index(record.row)] for record in records[name]} - {""}
         for name in ("train", "val", "test")
@@ -128,7 +130,7 @@ def test_prepare_keeps_given_splits_and_counts_their_overlap():
     shared = next(finding for finding in card.checks if finding.check == "shared_groups")
     assert tied > 3 and shared.level == "warning" and shared.count == tied
     assert shared.what.startswith(f"{tied} of 30 test rows have a group")
-    with pytest.raises(DataError, match="balanced draws from one table"):
+    with pytest.raises(DataError, match="balanced needs a single table"):
         data.prepare(Recipe(split={"protocol": "balanced"}), given, TOKENIZER, 200)
 
 

@@ -166,7 +166,7 @@ def test_the_card_counts_what_is_read_and_what_is_not(way):
         said
         == {
             "cut": f"{long} truncated to 16",
-            "head-tail": f"{long} longer than 16, of which the first 4 and the last 12 are read",
+            "head-tail": f"{long} longer than 16: the first 4 and the last 12 tokens of each are read",
             "windows": f"{long} longer than 16, read in {windows} windows that share 4 tokens with the next",
         }[way]
     )

@@ -288,5 +288,5 @@ def test_the_page_shows_each_label_with_its_threshold(tmp_path):
         f"{t:.3f}" for t in evaluation.thresholds
     ]
     text = render("template.md.jinja", page)
-    assert "Micro F1" in text and "Subset accuracy" in text and "Labels in a row" in text
+    assert "Micro F1" in text and "Subset accuracy" in text and "Labels per row" in text
     assert many_table(evaluation)[1].split() == ["f1_micro", "f1_macro", "subset_accuracy", "McNemar", "p"]

@@ -155,14 +155,14 @@ def test_the_clean_part_leaves_out_texts_of_the_validation_rows_too():
 def test_a_label_that_is_never_predicted_is_said():
     confusion = np.array([[5, 1, 0, 0], [0, 7, 0, 0], [1, 2, 0, 0], [0, 0, 0, 0]])
     [said] = never_predicted(["a", "b", "c", "absent"], confusion)
-    assert "Never predicted is c (3 test rows)" in said and "train.class_weights=balanced" in said
+    assert "The model never predicted c (3 test rows)" in said and "train.class_weights=balanced" in said
     [said] = never_predicted(["a", "b"], np.array([[0, 4], [0, 1]]))
-    assert "Never predicted is a (4 test rows)" in said
+    assert "The model never predicted a (4 test rows)" in said
     assert never_predicted(["a", "b"], np.array([[0, 0], [1, 3]])) == []
     given = inputs()
     given["logits"]["test"] = given["logits"]["test"] * 0 + [9.0, 0.0]
     given["logits"]["val"] = given["logits"]["val"] * 0 + [9.0, 0.0]
-    assert "Never predicted is label 1 (45 test rows)" in verdict(score_classifier(**given)[0])
+    assert "The model never predicted label 1 (45 test rows)" in verdict(score_classifier(**given)[0])
 
 
 def test_no_test_rows_and_no_validation_rows_still_give_a_report():
@@ -267,7 +267,7 @@ def test_verdict_leaves_open_what_its_two_tests_see_differently():
     assert (
         "within noise" not in said
         and (
-            "whether the difference of 17.2 points is more than noise is open (McNemar p = 0.07, but 95 % interval of the "
+            "it is unclear whether the difference of 17.2 points is more than noise (McNemar p = 0.07, but 95 % interval of the "
             "difference +2.1 to +32.3 points)."
         )
         in said

@@ -32,7 +32,7 @@ def test_prepare_splits_by_question_and_counts():
     assert card.different_questions == 426 and card.malformed == 1 and card.style == "chat"
     assert all(card.splits[name].learnt_tokens == sum(part.loss_tokens()) for name, part in found.items())
     assert card.tokens.left_out == 1 and card.tokens.cut == 0 and card.tokens.max_length == 256
-    assert all(any(part in note for note in card.notes) for part in ("1 records left out", "1 malformed"))
+    assert all(any(part in note for note in card.notes) for part in ("1 record left out", "1 malformed"))
     assert card.malformed_records == ["line 9: 'output' is empty"] and card.left_out_rows == [1001]
     assert card.prompt == "User: What is asked?\nAssistant:"
     assert card.example == "".join(piece.text for piece in pieces(records["train"][0], recipe.instruct))

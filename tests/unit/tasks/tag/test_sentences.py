@@ -76,7 +76,7 @@ def test_a_saved_data_set_names_its_numbers(tmp_path):
     assert [(own.words, own.tags) for own in read(tmp_path / "saved").sentences] == SENTENCES
     datasets.DatasetDict({"train": whole, "test": whole}).save_to_disk(tmp_path / "both")
     found = read(tmp_path / "both")
-    assert len(found.sentences) == 6 and "divided anew" in found.notes[-1]
+    assert len(found.sentences) == 6 and "split again" in found.notes[-1]
 
 
 def test_columns_can_be_named(tmp_path):
@@ -91,12 +91,12 @@ def test_other_schemes_are_rewritten_and_said(tmp_path):
     path = tmp_path / "x.conll"
     path.write_text(conll().replace("B-place", "S-place"))
     found = read(path)
-    assert found.sentences[1].tags == SENTENCES[1][1] and "1 sentences are not IOB2" in found.notes[0]
+    assert found.sentences[1].tags == SENTENCES[1][1] and "converted the tags of 1 sentence to IOB2" in found.notes[0]
     path.write_text(conll().replace("B-", "").replace("I-", ""))
     found = read(path)
     assert [own.tags for own in found.sentences] == [
         tags for _, tags in SENTENCES
-    ] and "without B- and I-" in found.notes[0]
+    ] and "no B- or I- prefix" in found.notes[0]
 
 
 def test_empty_words_and_sentences_are_counted(tmp_path):
@@ -114,8 +114,8 @@ def test_empty_words_and_sentences_are_counted(tmp_path):
     "text, said",
     [
         ("Anna B-person\nslept\n", "line 2: a word without a tag"),
-        (conll().replace("B-place", "place"), "tags of two sorts"),
-        ("a\tNOUN\n\nb\tVERB\n\nc\tNOUN\n", "no word is outside a name"),
+        (conll().replace("B-place", "place"), "some tags have no B- or I- prefix"),
+        ("a\tNOUN\n\nb\tVERB\n\nc\tNOUN\n", "every word is in an entity"),
         ("a\tO\n", "too few sentences"),
     ],
 )
@@ -128,10 +128,10 @@ def test_what_is_no_such_file_is_refused(tmp_path, text, said):
 @pytest.mark.parametrize(
     "row, said",
     [
-        ({"tokens": ["a", "b"], "tags": ["O"]}, "2 words and 1 tags"),
+        ({"tokens": ["a", "b"], "tags": ["O"]}, "2 words and 1 tag"),
         ({"tokens": ["a"], "tags": [3]}, "numbers without names"),
-        ({"tokens": [7], "tags": ["O"]}, "holds what is no text"),
-        ({"tokens": "a", "tags": "O"}, "tokens is no list"),
+        ({"tokens": [7], "tags": ["O"]}, "contains a value that is not text"),
+        ({"tokens": "a", "tags": "O"}, "tokens is not a list"),
         ({"tokens": ["a"], "tags": [""]}, "a word without a tag"),
     ],
 )
@@ -151,5 +151,5 @@ def test_another_encoding_is_asked_for_and_read(tmp_path):
 
 
 def test_no_such_data(tmp_path):
-    with pytest.raises(DataError, match="no sentences"):
+    with pytest.raises(DataError, match="none.conll. is neither a bundled set of sentences nor an existing file"):
         locate_sentences(str(tmp_path / "none.conll"))
