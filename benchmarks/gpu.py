@@ -250,7 +250,7 @@ def classification(bench: Bench) -> None:
                 seconds.setdefault(f"{way}, epoch {epoch + 1}", []).append(took)
             found[way] = torch.stack(losses)[:, 0].cpu(), moved(job.model)
     count = -(-size.rows // size.batch)
-    per_step = {way: f"{1000 * min(took) / count:.2f} ms a step" for way, took in seconds.items()}
+    per_step = {way: f"{1000 * min(took) / count:.2f} ms per step" for way, took in seconds.items()}
     same = {f"{way}, epoch 2": apart(found[way], found["eager"]) for way in found}
     bench.add("an epoch of short texts, all weights", "texts", size.rows, seconds, same=same, more=per_step)
 

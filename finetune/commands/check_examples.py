@@ -112,7 +112,7 @@ def check_examples(name: str, kind: str, weights: str, encoding: str | None, ign
                     "malformed_records",
                     "stop",
                     f"{len(found.malformed):,} records cannot be read as instructions",
-                    "Correct them, or leave them out: --set instruct.malformed_fraction=0.01",
+                    "Correct them, or train without them: --set instruct.malformed_fraction=0.01",
                     len(found.malformed),
                     examples=found.malformed[: min(SHOWN, MOST_LISTED)],
                 )
