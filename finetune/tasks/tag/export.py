@@ -143,7 +143,7 @@ def compare(directory: Path, model: Tagger, tokens: Tokens, texts: list[str]) ->
         raise refuse(
             reader.name,
             f"largest logit difference {difference:.2e}, {same} of {words} words' tags "
-            f"and {same_ids} of {len(texts)} token lists equal, loading {reader.odd or 'clean'}",
+            f"and {same_ids} of {len(texts)} token lists equal, unexpected or missing tensors: {reader.odd or 'none'}",
         )
     return Exported(
         True,
