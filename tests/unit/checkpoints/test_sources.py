@@ -100,5 +100,5 @@ def test_a_mistyped_run_is_not_looked_up_on_the_hub(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["random-bytes", "scratch"])
 def test_random_weights_are_no_weights_to_use_and_mini_is_named(name):
-    with pytest.raises(WeightsError, match=f"'{name}' weights are random ones .*gpt2.*For example: mini"):
+    with pytest.raises(WeightsError, match=f"'{name}' weights are random and .*gpt2.*For example: mini"):
         locate_weights(name)
