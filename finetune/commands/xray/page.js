@@ -58,7 +58,7 @@ function drawLabels() {
   let from = said.length;
   while (from > 0 && said[from - 1] === said[said.length - 1]) from -= 1;
   const where = from === 0 ? "already from the embedding" : `from layer ${from} on`;
-  $("decides").textContent = `The last token's state, read by the classifier's head after each layer. The model decides for ${data.labels[data.decided]}; this is the likeliest label ${where}.`;
+  $("decides").textContent = `The last token's state, read by the classifier's head after each layer. The model decides for ${data.labels[data.decided]}; ${data.labels[said[said.length - 1]]} is the likeliest label ${where}.`;
   $("labels").replaceChildren(
     ...looks.filter(([, look]) => look.labels).map(([when, look]) => {
       const rows = look.labels.map((probabilities, layer) =>
