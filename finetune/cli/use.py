@@ -188,7 +188,8 @@ def generate(
         bool | None,
         typer.Option(
             "--compile/--no-compile",
-            help="On a CPU, compile the generation step in C++; --compile: with bf16 weights. Default: for long texts.",
+            help="On a CPU, compile the generation step with a C++ compiler; --compile: with bf16 weights. "
+            "Default: for long texts.",
         ),
     ] = None,
     dtype: Annotated[
@@ -286,7 +287,7 @@ def serve(
         typer.Option(
             help="The address to listen on; with any but a loopback address, other machines can reach the server."
         ),
-    ] = ("127.0.0.1"),
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0: any free port.")] = 8000,
 ) -> None:
     """Serve a model on this machine: a page to try it, and a REST API that OpenAI's clients can use."""

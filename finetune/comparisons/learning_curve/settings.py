@@ -14,8 +14,7 @@ class LearningCurve(Settings):
     seeds: int = Field(
         3,
         ge=1,
-        description="trainings per share, each on different rows; fewer where the rows do not suffice: at most two at 0.5, "
-        "one at 1",
+        description="trainings per share, each on a new sample of the rows; at most 1 / share of them: two at 0.5, one at 1",
     )
 
     @field_validator("shares")

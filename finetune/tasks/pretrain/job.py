@@ -64,7 +64,7 @@ def build_job(
 
 
 def chooses_varlen(body: LanguageModel, settings: Train, train: TokenBlocks, device: torch.device, asked: str) -> bool:
-    """Whether to train with variable-length attention. asked: pretrain.packed_attention; says why not if it was asked for."""
+    """Whether to train with variable-length attention. asked: pretrain.packed_attention. Says why not if it is refused."""
     slow = train.across or device.type not in ("cpu", "cuda") or (device.type == "cpu" and settings.step == "compiled")
     if asked == "masked" or (asked == "auto" and slow):
         return False

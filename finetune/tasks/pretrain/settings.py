@@ -31,7 +31,7 @@ class Pretrain(Settings):
         "auto",
         description="how training keeps attention within a document: masked: with an attention mask; varlen: document by "
         "document, without computing what the mask would hide (on a GPU with PyTorch's variable-length attention, in bf16); "
-        "auto: varlen where that is possible on a CPU or an NVIDIA GPU",
+        "auto: varlen where that is possible on an NVIDIA GPU, or on a CPU without train.step = compiled",
     )
     shares: dict[str, float] = Field(
         {},
