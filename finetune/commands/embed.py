@@ -10,7 +10,7 @@ import torch
 
 from finetune.checkpoints.sources import load
 from finetune.console import progress, warn
-from finetune.errors import DataError, RecipeError, WeightsError, shorten
+from finetune.errors import DataError, RecipeError, WeightsError, counted, shorten
 from finetune.files import atomic_write
 from finetune.models.encoder import Encoder, real_tokens
 from finetune.models.encoder_decoder import EncoderDecoder
@@ -74,7 +74,7 @@ def embed(
                 np.save(file, vectors, allow_pickle=False)
             else:
                 _write_parquet(file, texts, vectors)
-        yield f"{out}: {len(vectors):,} vectors of {vectors.shape[1]:,} numbers, one for each row of the table"
+        yield f"{out}: {counted(len(vectors), 'vector')} of {vectors.shape[1]:,} numbers, one for each row of the table"
     if near is not None:
         [asked] = embed_texts(model, tokenizer, [near], pooling)
         for found in nearest_texts(asked, vectors, texts, neighbours):

@@ -191,6 +191,8 @@ class NotUtf8:
 
     def share(self) -> str:
         """The share of the file that is UTF-8, in words."""
+        if self.foreign == 1:
+            return "it is the only non-ASCII line"
         return f"{self.valid:,} of the {self.foreign:,} non-ASCII lines are UTF-8"
 
     def fix(self) -> str:

@@ -213,7 +213,7 @@ CASES = {
         [
             "not UTF-8",
             "0xe9 in line 3002",
-            "0 of the 1 non-ASCII lines are UTF-8",
+            "it is the only non-ASCII line",
             "Save the file as UTF-8",
             "--encoding cp1252",
             "a guess",

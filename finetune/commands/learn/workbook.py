@@ -13,7 +13,7 @@ from finetune.commands.learn.catalogue import EXERCISES
 from finetune.commands.learn.exercise import Exercise, Verdict, WrongResultError
 from finetune.config import nearest
 from finetune.console import program
-from finetune.errors import FinetuneError, RecipeError, RunError, shorten
+from finetune.errors import FinetuneError, RecipeError, RunError, counted, shorten
 from finetune.files import atomic_write, read_json, write_json
 from finetune.records import Record
 
@@ -87,7 +87,7 @@ def number_of(which: str) -> int:
 def contents(workbook: Workbook) -> list[str]:
     """Open the workbook and list its exercises, and which one is next."""
     new, solved, coming = workbook.open(), workbook.solved(), workbook.next_number()
-    lines = [f"{len(new)} new files in {workbook.folder}/"] if new else []
+    lines = [f"{counted(len(new), 'new file')} in {workbook.folder}/"] if new else []
     for number, exercise in enumerate(EXERCISES, 1):
         mark = "done" if exercise.name in solved else "next" if number == coming else ""
         lines.append(f"  {mark:4}  {number:2}  {exercise.title}")

@@ -92,7 +92,7 @@ def test_without_quoting_a_row_is_a_line(table):
         ("\n\n", "the file is empty"),
         (
             b"a,b\n1,2\ncaf\xe9,2\n",
-            r"not UTF-8; got byte 0xe9 in line 3; 0 of the 1 non-ASCII lines .*Save the file as UTF-8",
+            r"not UTF-8; got byte 0xe9 in line 3; it is the only non-ASCII line.*Save the file as UTF-8",
         ),
         ("a,b\n1,2\n".encode("utf-16"), "not UTF-8; got byte 0xff in line 1"),
         (b"a,b\n" + b"1,2\n" * 50_000 + b"\xff", "0xff in line 50002"),

@@ -71,7 +71,9 @@ def per_label_section(evaluation: ManyEvaluation) -> Section:
     absent = [row.label for row in evaluation.per_label if not row.support]
     note = f"A row gets a label if its probability is at least the label's threshold: {rule}."
     if absent:
-        note += f" {counted(len(absent), 'label has', 'labels have')} no test row; in macro F1 their F1 counts as 0."
+        note += (
+            f" {counted(len(absent), 'label has', 'labels have')} no test row; such a label counts as 0 in macro F1."
+        )
     blocks = [Table(caption, columns, cells, frozenset(range(1, len(columns)))), Text(note, small=True)]
     return Section("labels", "Labels", blocks)
 
