@@ -35,9 +35,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, layout: Layout, dropout: f
         assert _kernel is not None, "why_not_varlen asks for it, and refuses a torch without it"
         return _kernel(query, key, value, bounds, bounds, longest, longest, **_causal())
     sizes = [size for size in bounds.diff().tolist() if size]
-    batches = (
-        z.transpose(0, 1).unsqueeze(0) for z in (query, key, value)
-    )  # (1, H, N, D): PyTorch's fast kernel wants four
+    # (1, H, N, D): PyTorch's fast kernel needs four dimensions
+    batches = (z.transpose(0, 1).unsqueeze(0) for z in (query, key, value))
     texts = zip(*(z.split(sizes, dim=2) for z in batches), strict=True)
     found = [F.scaled_dot_product_attention(q, k, v, None, dropout, is_causal=True) for q, k, v in texts]
     return torch.cat(found, dim=2).squeeze(0).transpose(0, 1)

@@ -33,7 +33,7 @@ class Tokens:
 def divide_sentences(recipe: Recipe, source: Sentences, given: dict[str, Sentences]) -> Splits:
     """The sentences of each split; equal ones share a split. given: val or test from separate files, used as they are.
 
-    Raises DataError if a split has no sentence or no name.
+    Raises DataError if a split has no sentence or no entity.
     """
     shares = [
         0.0 if side in given else share

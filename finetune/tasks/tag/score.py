@@ -218,7 +218,7 @@ def recall_by_acquaintance(
 def word_confusion(
     sentences: Sequence[Sentence], predicted: Sequence[Sequence[str]], kinds: list[str]
 ) -> tuple[list[str], list[list[int]]]:
-    """The kinds and "no name", and the number of words by true and predicted kind."""
+    """The kinds and "no entity", and the number of words by true and predicted kind."""
     names = [*kinds, "no entity"]
     matrix = np.zeros((len(names), len(names)), int)
     for own, guess in zip(sentences, predicted, strict=True):
