@@ -108,7 +108,7 @@ def start_processes(count: int, command: str, work: dict[str, Any]) -> NoReturn:
     raise TrainingError(
         "one of the processes ended",
         got=f"status {returned}",
-        do="Its own message is above. The same command resumes from the last checkpoint.",
+        do="Its own message is above. Run the same command to resume from the last checkpoint.",
     )
 
 

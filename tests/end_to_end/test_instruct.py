@@ -163,7 +163,7 @@ def test_malformed_records_are_listed_by_line_and_left_out_only_if_allowed(finet
         ("validation=pairs.jsonl", "validation has no effect in instruct"),
         ("instruct.template=no place", "has no {instruction}"),
         ("train.method=head", "method head has nothing to train here"),
-        ("data=nowhere.json", "no such file"),
+        ("data=nowhere.json", "nor an existing file"),
     ],
 )
 def test_what_makes_no_sense_is_refused_before_any_step(finetune, setting, words):

@@ -81,7 +81,7 @@ def test_hidden_states_are_used_where_they_cost_little_beside_the_training(
 ):
     monkeypatch.setattr(audit, "MOST_OF_TRAINING", most)
     done = finetune("run", toy_copy / "recipe.json", "--set", "classify.audit=auto", "--name", "auto")
-    assert done.status == 0 and f"by {', '.join(features)}" in done.out
+    assert done.status == 0 and f"features: {', '.join(features)}" in done.out
     assert json.loads(Path("runs/auto/label_audit.json").read_text())["features"] == features
 
 

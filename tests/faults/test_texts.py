@@ -28,7 +28,7 @@ def test_a_compressed_text_that_is_cut_or_damaged_is_said(tmp_path, ending):
     file = tmp_path / f"x.{ending}"
     for keep in (10, len(whole) // 2, len(whole) - 5):
         file.write_bytes(whole[:keep])
-        with pytest.raises(DataError, match="cut short"):
+        with pytest.raises(DataError, match="is truncated"):
             list(iterate_pieces(file))
     damaged = bytearray(whole)
     damaged[len(whole) // 2] ^= 255
@@ -41,7 +41,7 @@ def test_a_compressed_text_that_is_cut_or_damaged_is_said(tmp_path, ending):
 def test_a_run_on_a_cut_text_ends_in_words(tmp_path, finetune):
     (tmp_path / "x.jsonl.xz").write_bytes(lzma.compress(b'{"text": "one"}\n' * 5000)[:-20])
     done = finetune("run", "pretrain", "--set", "data=x.jsonl.xz", "--set", "weights=random-bytes")
-    assert done.status == 2 and "x.jsonl.xz: cut short" in done.err and "interrupted" not in done.err
+    assert done.status == 2 and "x.jsonl.xz: the file is truncated" in done.err and "interrupted" not in done.err
 
 
 MEASURE = """
