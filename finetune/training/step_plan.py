@@ -61,7 +61,7 @@ class ChosenSteps:
         least = {name: min(took) for name, took in self.seconds.items()}
         self.chosen, self.current = min(least, key=lambda name: least[name]), self.fastest
         said = ", ".join(f"{name} {1000 * took:.1f} ms" for name, took in least.items())
-        say(f"  step: {self.chosen}, the fastest; best of {TRIED} steps each: {said}")
+        say(f"  step: {self.chosen}; the best of {TRIED} steps each: {said}")
 
 
 class CompiledSteps:
