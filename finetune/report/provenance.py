@@ -22,14 +22,14 @@ from finetune.report.blocks import (
     value_text,
 )
 from finetune.report.inputs import VALIDATION, TrainingLog
+from finetune.report.metric_text import in_sentence
 
 _HASHES = 40
 
 
 def training(log: TrainingLog, train: TrainResult | None) -> Section:
     """The trained weights, and the loss curves."""
-    metric = metric_name(train.metric) if train else "metric"
-    metric = metric[:1].lower() + metric[1:]
+    metric = in_sentence(metric_name(train.metric)) if train else "metric"
     blocks: list = _training_figures(log, train.best_step if train else None, metric)
     if not blocks:
         blocks = [Text("The run has no log of its training steps.")]

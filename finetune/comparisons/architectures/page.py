@@ -15,7 +15,7 @@ from finetune.report.blocks import (
     metric_cell,
     seconds_text,
 )
-from finetune.report.metric_text import METRIC_NAMES, metric_interval, metric_text, metric_value, p_text
+from finetune.report.metric_text import METRIC_NAMES, in_sentence, metric_interval, metric_text, metric_value, p_text
 from finetune.report.page import Files, Page, make_page
 from finetune.tasks.classify.data import ClassifierCard
 from finetune.tasks.classify.sections.data import data_section
@@ -368,8 +368,7 @@ def _best(group: Group) -> Entry:
 
 
 def _value(group: Group, entry: Entry) -> str:
-    unit = f"{_metric_name(group)[:1].lower()}{_metric_name(group)[1:]}"
-    return f"{unit} {metric_text(entry.metric(group.metric), group.metric)}"
+    return f"{in_sentence(_metric_name(group))} {metric_text(entry.metric(group.metric), group.metric)}"
 
 
 def _other_than(labels: list[str]) -> str:

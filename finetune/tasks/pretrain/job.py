@@ -65,8 +65,8 @@ def build_job(
 
 def chooses_varlen(body: LanguageModel, settings: Train, train: TokenBlocks, device: torch.device, asked: str) -> bool:
     """Whether to train with variable-length attention. asked: pretrain.packed_attention. Says why not if it is refused."""
-    slow = train.across or device.type not in ("cpu", "cuda") or (device.type == "cpu" and settings.step == "compiled")
-    if asked == "masked" or (asked == "auto" and slow):
+    recompiles = device.type == "cpu" and settings.step == "compiled"  # for the lengths of each step's documents
+    if asked == "masked" or (asked == "auto" and (train.across or recompiles or device.type not in ("cpu", "cuda"))):
         return False
     why = "attention crosses documents" if train.across else why_not_varlen(body, device, settings.precision)
     say(f"  packed documents: {'masked attention: ' + why if why else 'variable-length attention, without a mask'}")
